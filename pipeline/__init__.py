@@ -1,0 +1,1 @@
+"""Triptych: one latent space for aligned RGB, depth and segmentation."""

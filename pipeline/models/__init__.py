@@ -1,0 +1,1 @@
+"""Networks, Gaussians and how the experts of the modalities become one posterior."""

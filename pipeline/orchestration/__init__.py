@@ -1,0 +1,1 @@
+"""Which stage runs when, what it left behind, and who is told."""

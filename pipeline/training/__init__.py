@@ -1,0 +1,1 @@
+"""Optimisation, exact noise and checkpoints."""

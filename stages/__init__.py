@@ -1,0 +1,1 @@
+"""What is run: one module per pipeline stage, and the `triptych` command."""
