@@ -1,4 +1,8 @@
-"""The one exception a user is meant to read."""
+"""The exceptions a person is meant to read, and what the system's own mean to them."""
+
+import errno
+
+DISK_FULL_WORDS = ("No space left on device", "Disk quota exceeded")
 
 
 class InputError(ValueError):
@@ -7,3 +11,28 @@ class InputError(ValueError):
     The message names the thing, its value and the remedy; commands print it without a
     traceback and exit with code 2.
     """
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error: what was done is saved)
+    """A stage was asked to stop, has saved what it did, and can be continued; exit code 75."""
+
+
+def as_input_error(error: BaseException) -> InputError | None:
+    """The message for what a person can put right outside the program, or None.
+
+    A full disk is recognised by its words too: libraries wrap the system's error in their own.
+    """
+    if isinstance(error, InputError):
+        return error
+    path = getattr(error, "filename", None)
+    thing = f"{path}: " if path else ""
+    code = error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT) or any(word in str(error) for word in DISK_FULL_WORDS):
+        return InputError(
+            f"{thing}the disk is full; free some space (`triptych clean CONFIG` removes superseded results) "
+            "or choose another disk with --root, then run the same command again; nothing finished is lost"
+        )
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        why = "the file system is read-only" if code == errno.EROFS else "permission denied"
+        return InputError(f"{thing}{why}; make it writable or choose another directory with --root")
+    return None

@@ -1,5 +1,6 @@
 """What a stage is given and what it leaves behind."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -39,6 +40,9 @@ class Context:
         inputs: Finished results this stage reads: `dataset` (a dataset directory), `train`.
         world: This process among its peers.
         progress: Shows a person how far the stage is.
+        stop_requested: Whether the stage was asked to stop. A resumable stage looks at it after
+            every step, saves, and raises `pipeline.errors.Interrupted`; the others are stopped
+            from outside and start anew next time.
     """
 
     run_name: str
@@ -48,6 +52,7 @@ class Context:
     inputs: dict[str, Path]
     world: World
     progress: Progress
+    stop_requested: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
