@@ -1,0 +1,111 @@
+"""Colours of a scene: what RGB, depth and labels look like to a person."""
+
+from functools import cache
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer, UInt8
+
+from pipeline.data.modality import IGNORE_INDEX, DepthStatistics
+
+PALETTE = (
+    "#8b95a1", "#a9d6ef", "#f1e0b8", "#6b3f1d", "#f2a02b", "#128063", "#9a1750", "#3358c4",
+    "#f4e34a", "#e6a3d0", "#b469e1", "#c34b00", "#5a1e87", "#4bc387", "#005a78", "#b4873c",
+    "#87a5ff", "#0087b4", "#78fff0", "#b45a96", "#b4d287", "#962d96", "#00a569", "#f078d2",
+    "#0096ff", "#964b3c", "#78005a", "#c3d200", "#96f087", "#3ca5c3", "#c3b4ff", "#f0c3c3",
+    "#1e2da5", "#f05a87", "#4b6978", "#78783c", "#5a69b4", "#69b4a5", "#96c35a", "#783c69",
+)  # fmt: skip
+"""The colour of each class label, as in the legend; labels past the end start again at the second colour.
+
+Class 0, mostly background, is muted. The first ten were chosen by hand, the rest by taking the candidate
+farthest from those before it, by the smallest of its distances in OKLab as seen with normal vision, deuteranopia
+and protanopia (Machado 2009, severity 1; the latter two weighted 1.6).
+"""
+
+NO_LABEL = (20, 20, 22)
+"""A pixel whose label is ignored."""
+
+NO_DEPTH = (214, 214, 216)
+"""A pixel without a depth: a neutral grey, which the depth colour map never is."""
+
+DEPTH_COLOUR_MAP = "magma_r"
+"""Perceptually uniform, its lightness falls steadily with distance, so it also reads in grey."""
+
+
+def rgb_image(
+    rgb: Float[np.ndarray, "3 height width"] | UInt8[np.ndarray, "height width 3"],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Eight-bit RGB, channels last; values 0..1 are clamped and rounded, eight-bit ones returned as they are."""
+    if rgb.dtype == np.uint8:
+        return rgb
+    return np.rint(np.clip(rgb.transpose(1, 2, 0), 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def depth_image(
+    depth_m: Float[np.ndarray, "height width"],
+    valid: Bool[np.ndarray, "height width"] | None,
+    low_m: float,
+    high_m: float,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Near is bright, far is dark, no depth is grey.
+
+    Args:
+        depth_m: Depth in metres; what it is where invalid has no effect, NaN included.
+        valid: False where there is no depth; None: it is valid everywhere.
+        low_m: Depth of the brightest colour; nearer looks the same.
+        high_m: Depth of the darkest colour; farther looks the same.
+
+    Raises:
+        ValueError: If high_m does not exceed low_m.
+    """
+    if not high_m > low_m:
+        raise ValueError(f"depth colours need low_m < high_m, not {low_m} and {high_m}")
+    known = np.ones(depth_m.shape, bool) if valid is None else valid
+    share = (np.where(known, depth_m, low_m) - low_m) / (high_m - low_m)
+    image = _depth_colours()[np.rint(np.clip(share, 0.0, 1.0) * 255.0).astype(np.uint8)]
+    return np.where(known[..., None], image, np.array(NO_DEPTH, np.uint8))
+
+
+def seg_image(labels: Integer[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Each label in its colour of `PALETTE`; ignored pixels almost black."""
+    return _label_colours()[np.clip(labels, 0, IGNORE_INDEX).astype(np.uint8)]
+
+
+def class_colour(label: int) -> tuple[int, int, int]:
+    """Red, green and blue, 0..255, of a class label."""
+    red, green, blue = (int(part) for part in _label_colours()[label])
+    return red, green, blue
+
+
+def depth_range_m(statistics: DepthStatistics) -> tuple[float, float]:
+    """The depths that the colour map spans: one scale for every picture of a dataset.
+
+    Two and a half standard deviations about the mean, within what occurs, so that a few
+    outliers of a real sensor do not leave everything else in one colour.
+    """
+    low_m = max(statistics.min_m, statistics.mean_m - 2.5 * statistics.std_m)
+    high_m = min(statistics.max_m, statistics.mean_m + 2.5 * statistics.std_m)
+    return (low_m, high_m) if high_m > low_m else (low_m, low_m + 1.0)
+
+
+def depth_bar(width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
+    """The colour map from low (left) to high (right), for a scale."""
+    ramp = np.rint(np.linspace(0.0, 255.0, width)).astype(np.uint8)
+    return np.broadcast_to(_depth_colours()[ramp], (height, width, 3)).copy()
+
+
+@cache
+def _depth_colours() -> UInt8[np.ndarray, "256 3"]:
+    from matplotlib import colormaps
+
+    return np.rint(colormaps[DEPTH_COLOUR_MAP](np.arange(256))[:, :3] * 255.0).astype(np.uint8)
+
+
+@cache
+def _label_colours() -> UInt8[np.ndarray, "256 3"]:
+    colours = [tuple(bytes.fromhex(code.removeprefix("#"))) for code in PALETTE]
+    table = np.empty((IGNORE_INDEX + 1, 3), np.uint8)
+    for label in range(IGNORE_INDEX):
+        repeated = 1 + (label - 1) % (len(colours) - 1)
+        table[label] = colours[label if label < len(colours) else repeated]
+    table[IGNORE_INDEX] = NO_LABEL
+    return table
