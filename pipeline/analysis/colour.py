@@ -17,8 +17,8 @@ PALETTE = (
 """The colour of each class label, as in the legend; labels past the end start again at the second colour.
 
 Class 0, mostly background, is muted. The first ten were chosen by hand, the rest by taking the candidate
-farthest from those before it, by the smallest of its distances in OKLab as seen with normal vision, deuteranopia
-and protanopia (Machado 2009, severity 1; the latter two weighted 1.6).
+farthest from those before it, by the smallest of its distances in OKLab as seen with normal vision,
+deuteranopia and protanopia (Machado 2009, severity 1; the latter two weighted 1.6).
 """
 
 NO_LABEL = (20, 20, 22)
@@ -34,10 +34,11 @@ DEPTH_COLOUR_MAP = "magma_r"
 def rgb_image(
     rgb: Float[np.ndarray, "3 height width"] | UInt8[np.ndarray, "height width 3"],
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Eight-bit RGB, channels last; values 0..1 are clamped and rounded, eight-bit ones returned as they are."""
+    """Eight-bit RGB, channels last; values 0..1 are clamped and rounded, eight-bit ones kept."""
     if rgb.dtype == np.uint8:
         return rgb
-    return np.rint(np.clip(rgb.transpose(1, 2, 0), 0.0, 1.0) * 255.0).astype(np.uint8)
+    scaled = np.clip(rgb.transpose(1, 2, 0), 0.0, 1.0) * 255.0
+    return np.rint(scaled).astype(np.uint8)  # type: ignore[no-any-return]
 
 
 def depth_image(
@@ -67,7 +68,7 @@ def depth_image(
 
 def seg_image(labels: Integer[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
     """Each label in its colour of `PALETTE`; ignored pixels almost black."""
-    return _label_colours()[np.clip(labels, 0, IGNORE_INDEX).astype(np.uint8)]
+    return np.take(_label_colours(), np.clip(labels, 0, IGNORE_INDEX), axis=0)
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
