@@ -1,0 +1,56 @@
+"""`history.jsonl`: one line per interval of training, and the running averages of the next line.
+
+It holds no timings, so that an interrupted training writes the same bytes as an uninterrupted one.
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Interval:
+    """Sums of what the updates since the last line reported."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+
+    def add(self, values: dict[str, float]) -> None:
+        """Count one update."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps += 1
+
+    def mean(self) -> dict[str, float]:
+        """Averages over the updates, to eight digits."""
+        return {name: float(f"{total / self.steps:.8g}") for name, total in self.sums.items()}
+
+
+def append_line(path: Path, samples_seen: int, values: dict[str, float]) -> None:
+    """Add a line; a reader that follows the file sees it at once."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"samples_seen": samples_seen, **values}) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, float]]:
+    """All complete lines; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [json.loads(line) for line in lines]
+
+
+def truncate(path: Path, samples_seen: int) -> None:
+    """Forget what was logged after a checkpoint, because it will be logged again."""
+    kept = [line for line in read_lines(path) if line["samples_seen"] <= samples_seen]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Put the lines on the disk before the checkpoint that counts on them."""
+    with path.open("ab") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,149 @@
+"""Train the model on a dataset; continue where an interrupted attempt left off."""
+
+import copy
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config.schema import Model, Objective, Train
+from pipeline.data.loader import ShardedDataset, training_batches
+from pipeline.errors import InputError
+from pipeline.models.autoencoder import build_autoencoder
+from pipeline.models.pretrained import save_pretrained
+from pipeline.orchestration.distributed import Processes, connect, native_bf16
+from pipeline.orchestration.stage import Context, Manifest
+from pipeline.training import history
+from pipeline.training.checkpoint import TrainingState, resume, save_checkpoint
+from pipeline.training.loop import Cadence, optimise
+from pipeline.training.update import Rules, make_optimizer, make_update
+
+HISTORY = "history.jsonl"
+CHECKPOINTS = "checkpoints"
+HARDWARE = "hardware.json"
+"""What `auto` in the config meant on the machine that training began on."""
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """The three parts of the config that decide what is trained."""
+
+    model: Model
+    objective: Objective
+    train: Train
+
+
+def run(config: TrainInputs, context: Context) -> Manifest:
+    """Train, writing `model.safetensors`, `model.json`, `history.jsonl` and `checkpoints/`.
+
+    Raises:
+        InputError: If the dataset, the number of processes or what an interrupted attempt left does
+            not fit.
+        Interrupted: If asked to stop; everything is saved then.
+    """
+    dataset = ShardedDataset(context.inputs["dataset"])
+    _check(config.train, dataset, context.world.size)
+    with connect(context.world, config.train.device) as processes:
+        model = build_autoencoder(config.model, config.objective, dataset.info, context.seed)
+        model = model.to(processes.device)
+        state = TrainingState(model, copy.deepcopy(model), make_optimizer(model, config.train))
+        resume(context.directory / CHECKPOINTS, state, context.progress.say)
+        samples_before, started_s = state.samples_seen, time.monotonic()
+        _train(config, context, processes, dataset, state)
+        elapsed_s = time.monotonic() - started_s
+        if not context.world.is_main:
+            return Manifest()
+        save_pretrained(context.directory, state.average, config.model, config.objective, dataset.info)
+    return Manifest(
+        metrics=dict(history.read_lines(context.directory / HISTORY)[-1]),
+        headline=("loss", "samples_seen"),
+        outputs={"model": "model.safetensors", "description": "model.json", "history": HISTORY},
+        timing={"train_s": elapsed_s, "samples_per_s": (state.samples_seen - samples_before) / elapsed_s},
+    )
+
+
+def _train(
+    config: TrainInputs,
+    context: Context,
+    processes: Processes,
+    dataset: ShardedDataset,
+    state: TrainingState,
+) -> None:
+    """Hand everything to the loop: the update, the data from where it stopped, and what to do on the way."""
+    train, world, lines = config.train, context.world, context.directory / HISTORY
+    rules = Rules(
+        model=config.model,
+        objective=config.objective,
+        train=train,
+        seed=context.seed,
+        bf16=_bf16(train.precision, context.directory, processes),
+        rank=world.rank,
+        world_size=world.size,
+    )
+    batches = training_batches(
+        dataset,
+        "train",
+        seed=context.seed,
+        global_batch=train.batch,
+        samples_seen=state.samples_seen,
+        world_rank=world.rank,
+        world_size=world.size,
+    )
+    if world.is_main:
+        history.truncate(lines, state.samples_seen)
+
+    def log(samples_seen: int, values: dict[str, float]) -> None:
+        if world.is_main:
+            history.append_line(lines, samples_seen, values)
+
+    def save() -> None:
+        if world.is_main:
+            history.sync(lines)
+            save_checkpoint(context.directory / CHECKPOINTS, state, train.keep_checkpoints)
+        processes.wait()
+
+    context.progress.start("training", train.samples, "samples", done=min(state.samples_seen, train.samples))
+    optimise(
+        state,
+        make_update(state, processes.wrap(state.model), rules, processes.sum),
+        batches,
+        Cadence(train.samples, train.batch, train.log_samples, train.checkpoint_samples),
+        log=log,
+        save=save,
+        stop_requested=lambda: processes.any(context.stop_requested()),
+        advance=lambda values: context.progress.advance(train.batch, f"loss {values['loss']:.0f}"),
+    )
+    context.progress.finish()
+
+
+def _check(train: Train, dataset: ShardedDataset, world_size: int) -> None:
+    if train.batch % world_size:
+        raise InputError(
+            f"train.batch: {train.batch} samples cannot be divided among {world_size} processes; "
+            f"choose a multiple of {world_size}"
+        )
+    if dataset.length("train") == 0:
+        raise InputError("the dataset has no sample to train on; lower data.test_fraction or hold less out")
+
+
+def _bf16(precision: str, directory: Path, processes: Processes) -> bool:
+    """Whether to use bfloat16: what training began with, or else what the config and machine say.
+
+    Raises:
+        InputError: If training began in bf16 elsewhere and this machine lacks it.
+    """
+    kept = directory / HARDWARE
+    native = not processes.any(not native_bf16(processes.device))
+    resolved = precision if precision != "auto" else ("bf16" if native else "fp32")
+    if kept.exists():
+        begun = json.loads(kept.read_text())["precision"]
+        if begun == "bf16" and precision == "auto" and not native:
+            raise InputError(
+                f"{kept}: training began in bf16, which this machine does not compute natively; "
+                "continue where it began, or train anew with --force train"
+            )
+        return bool(begun == "bf16")
+    processes.wait()
+    if processes.world.is_main:
+        kept.write_text(json.dumps({"precision": resolved}) + "\n")
+    return resolved == "bf16"
