@@ -1,6 +1,7 @@
 """The exceptions a person is meant to read, and what the system's own mean to them."""
 
 import errno
+import os
 
 DISK_FULL_WORDS = ("No space left on device", "Disk quota exceeded")
 
@@ -17,6 +18,11 @@ class Interrupted(Exception):  # noqa: N818 (not an error: what was done is save
     """A stage was asked to stop, has saved what it did, and can be continued; exit code 75."""
 
 
+def command_name() -> str:
+    """What a person types to call us: launch.sh says how it was called."""
+    return os.environ.get("TRIPTYCH_COMMAND", "triptych")
+
+
 def as_input_error(error: BaseException) -> InputError | None:
     """The message for what a person can put right outside the program, or None.
 
@@ -29,8 +35,9 @@ def as_input_error(error: BaseException) -> InputError | None:
     code = error.errno if isinstance(error, OSError) else None
     if code in (errno.ENOSPC, errno.EDQUOT) or any(word in str(error) for word in DISK_FULL_WORDS):
         return InputError(
-            f"{thing}the disk is full; free some space (`triptych clean CONFIG` removes superseded results) "
-            "or choose another disk with --root, then run the same command again; nothing finished is lost"
+            f"{thing}the disk is full; free some space (`{command_name()} clean CONFIG` removes superseded "
+            "results) or choose another disk with --root, then run the same command again; nothing "
+            "finished is lost"
         )
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         why = "the file system is read-only" if code == errno.EROFS else "permission denied"

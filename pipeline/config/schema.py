@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,7 +17,6 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 def without_effect(default: object) -> Any:
     """A field that changes speed or cadence but never a result, so it stays out of stage keys."""
     return Field(default=default, json_schema_extra={"affects_result": False})
-
 
 
 class Section(BaseModel):
@@ -97,8 +96,8 @@ class FolderSource(Section):
     """A tree of images, joined on the stem of the file name."""
 
     kind: Literal["folder"]
-    root: Path
-    """The folder; relative to the working directory."""
+    root: Path = Field(json_schema_extra={"affects_result": False})
+    """The folder; relative to the working directory. Moving it changes nothing, other files in it do."""
     rgb: FolderRgb | None = FolderRgb()
     """RGB images (PNG or JPEG), or null when there are none."""
     depth: FolderDepth | None = None
@@ -111,7 +110,7 @@ class FolderSource(Section):
     """A JSON file under `root` with `classes` and, optionally, `splits: {train: [stem, ...], test: [...]}`."""
 
     @model_validator(mode="after")
-    def _has_a_modality(self) -> Self:
+    def _has_a_modality(self) -> FolderSource:
         if self.rgb is None and self.depth is None and self.seg is None:
             raise ValueError("rgb, depth and seg are all null; at least one modality is needed")
         return self
@@ -167,7 +166,7 @@ class Model(Section):
     """Unit-Gaussian expert: never, once per product, or once per expert. null: full, and none for mvtcae."""
 
     @model_validator(mode="after")
-    def _mvtcae_has_no_prior_expert(self) -> Self:
+    def _mvtcae_has_no_prior_expert(self) -> Model:
         if self.fusion == "mvtcae" and self.prior_expert not in (None, "none"):
             raise ValueError(
                 f"fusion mvtcae needs prior_expert: none, not {self.prior_expert} (its bound already holds KL to the prior)"
@@ -274,20 +273,25 @@ class Adapt(Section):
 
     shots: tuple[Positive, ...] = (5,)
     """Numbers of support examples k."""
-    draws: Positive = 3
+    draws: Positive = 2
     """Independent support sets per k."""
-    query: Positive = 200
-    """Most held-out samples, outside the support, that results are measured on."""
-    steps: Count = 150
+    query: Positive = 64
+    """Most held-out samples, outside every support, that results are measured on; as many test samples
+    show what was forgotten."""
+    steps: Positive = 60
     """Optimiser steps of the decoder adapter."""
     rank: Positive = 4
     """Rank of the decoder adapter."""
     learning_rate: PositiveFloat = 3e-3
-    """Learning rate of the adapter."""
-    replay: Fraction = 0.5
+    """Learning rate of the adapter; falls linearly to 0."""
+    replay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     """Share of every batch drawn from the training set, so that what was known is kept."""
-    batch: Positive = 32
+    batch: Annotated[int, Field(ge=2)] = 16
     """Samples per step, replay included."""
+    prior_pseudo_count: PositiveFloat = 5.0
+    """How many support examples the source prior is worth when it is re-fit."""
+    nll_importance: Positive = 4
+    """Importance samples K per sample in the NLL estimates."""
     fast: bool = False
     """Re-fit the latent prior only; the decoder stays as it is."""
 

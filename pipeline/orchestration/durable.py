@@ -91,5 +91,7 @@ def listing_digest(root: Path, names: Iterable[str]) -> str:
         files = [start] if start.is_file() else sorted(path for path in start.rglob("*") if path.is_file())
         for path in files:
             status = path.stat()
-            total.update(f"{path.relative_to(root).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            total.update(
+                f"{path.relative_to(root).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode()
+            )
     return total.hexdigest()

@@ -1,0 +1,249 @@
+"""Which stage would run and why: one decision, shared by `plan`, `run` and `status`."""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.config import Config, key_values
+from pipeline.config.schema import FolderSource, Section
+from pipeline.errors import InputError
+from pipeline.orchestration.durable import listing_digest
+from pipeline.orchestration.ledger import (
+    RESUMABLE,
+    Place,
+    Record,
+    damage,
+    place_of,
+    read_attempt,
+    read_record,
+)
+from pipeline.orchestration.stage import STAGES, StageName
+
+Verb = Literal["skip", "continue", "run", "blocked"]
+
+VERSIONS: dict[StageName, int] = {
+    "shard": 1,
+    "train": 1,
+    "evaluate": 1,
+    "adapt": 1,
+    "analyze": 1,
+    "synthesize": 1,
+}
+"""Raised when a stage's code computes something else from the same config and inputs."""
+
+READS: dict[StageName, tuple[str, ...]] = {
+    "shard": ("data",),
+    "train": ("seed", "model", "objective", "train"),
+    "evaluate": ("seed", "evaluate"),
+    "adapt": ("seed", "adapt"),
+    "analyze": ("seed", "analyze"),
+    "synthesize": ("seed", "synthesize"),
+}
+"""The parts of the config that decide a stage's result."""
+
+NEEDS: dict[StageName, tuple[StageName, ...]] = {
+    "shard": (),
+    "train": ("shard",),
+    "evaluate": ("shard", "train"),
+    "adapt": ("shard", "train"),
+    "analyze": ("shard", "train"),
+    "synthesize": ("shard", "train"),
+}
+"""The stages whose results a stage reads."""
+
+INPUT_NAMES: dict[StageName, str] = {"shard": "dataset", "train": "train"}
+"""What a stage's result is called by those that read it."""
+
+CHANGED_INPUTS = {
+    "dataset": "the dataset changed",
+    "train": "the trained model changed",
+    "files": "the source's files changed",
+}
+
+FORCED = "--force"
+ABSENT = object()
+SHOWN_CHANGES = 3
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which stages a person asked for."""
+
+    first: StageName = STAGES[0]
+    last: StageName = STAGES[-1]
+    force: Collection[StageName] = ()
+
+    def __contains__(self, stage: StageName) -> bool:
+        return STAGES.index(self.first) <= STAGES.index(stage) <= STAGES.index(self.last)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What would happen to one stage.
+
+    Attributes:
+        stage: Which one.
+        verb: skip, continue, run or blocked.
+        reason: Why, for people.
+        wanted: What the result would be recorded as; None while an input is not known yet.
+        place: Where it works and ends; None while the key is not known.
+        record: The complete record when the stage is skipped because it is done.
+    """
+
+    stage: StageName
+    verb: Verb
+    reason: str
+    wanted: Record | None = None
+    place: Place | None = None
+    record: Record | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether a complete result of exactly this config and these inputs exists."""
+        return self.record is not None
+
+
+def plan(config: Config, root: Path, selection: Selection | None = None) -> list[Step]:
+    """Decide every stage, in the order of a run. Reads, never writes.
+
+    Raises:
+        InputError: If a ledger is damaged or a folder source does not exist.
+    """
+    selection = selection or Selection()
+    truth: dict[StageName, Step] = {}
+    for stage in STAGES:
+        truth[stage] = _decide(stage, config, root, truth, selection)
+    return [_restrict(step, truth, selection) for step in truth.values()]
+
+
+def _decide(
+    stage: StageName, config: Config, root: Path, before: dict[StageName, Step], selection: Selection
+) -> Step:
+    if stage == "adapt" and (reason := _nothing_to_adapt_to(config, before["shard"])):
+        return Step(stage, "skip", reason)
+    forced = stage in selection.force and stage in selection
+    pending = [name for name in NEEDS[stage] if not before[name].is_done]
+    if pending:
+        return Step(stage, "run", FORCED if forced else f"after {' and '.join(pending)}")
+    wanted = _wanted(stage, config, before, root)
+    place = place_of(root, config.name, stage, wanted.key)
+    verb, reason, record = ("run", FORCED, None) if forced else _compare(wanted, place)
+    return Step(stage, verb, reason, wanted, place, record)
+
+
+def _compare(wanted: Record, place: Place) -> tuple[Verb, str, Record | None]:
+    again: Verb = "continue" if wanted.stage in RESUMABLE else "run"
+    done = read_record(place.final)
+    if done and done.key == wanted.key and done.state == "complete":
+        if problem := damage(place.final, done):
+            return again, problem, None
+        return "skip", _why_skipped(place), done
+    attempt = read_attempt(place)
+    if attempt and attempt.key == wanted.key:
+        return again, _how_it_ended(attempt), None
+    previous = read_record(place.home)
+    return "run", _changes(previous, wanted) if previous else "no result yet", None
+
+
+def _why_skipped(place: Place) -> str:
+    if place.home == place.final:
+        return "complete"
+    own = read_record(place.home)
+    shared = own is None or own.outputs.get("dataset", "").rpartition("/")[2] != place.final.name
+    return (
+        f"datasets/{place.final.name} is there already, made with the same data config"
+        if shared
+        else "complete"
+    )
+
+
+def _how_it_ended(attempt: Record) -> str:
+    starts = "" if attempt.stage in RESUMABLE else "; starts anew"
+    return f"failed: {attempt.error.splitlines()[0]}" if attempt.error else f"interrupted{starts}"
+
+
+def _restrict(step: Step, truth: dict[StageName, Step], selection: Selection) -> Step:
+    if step.stage not in selection:
+        return step if step.is_done else replace(step, verb="skip", reason="not asked for")
+    if step.verb in ("skip", "blocked"):
+        return step
+    for name in NEEDS[step.stage]:
+        if not truth[name].is_done and name not in selection:
+            return replace(
+                step, verb="blocked", reason=f"needs {name}, which is not done ({truth[name].reason})"
+            )
+    return step
+
+
+def _wanted(stage: StageName, config: Config, before: dict[StageName, Step], root: Path) -> Record:
+    values = {name: _decisive(getattr(config, name)) for name in READS[stage]}
+    inputs = {INPUT_NAMES[name]: before[name].record.digest for name in NEEDS[stage]}  # type: ignore[union-attr]
+    if stage == "shard" and isinstance(config.data.source, FolderSource):
+        inputs["files"] = _files_digest(config, root)
+    version = VERSIONS[stage]
+    described = json.dumps([stage, version, values, inputs], sort_keys=True)
+    key = hashlib.sha256(described.encode()).hexdigest()
+    return Record(stage, "running", key, version, values, inputs)
+
+
+def _decisive(value: object) -> Any:
+    return key_values(value) if isinstance(value, Section) else value
+
+
+def _files_digest(config: Config, root: Path) -> str:
+    """Of the source folder's listing; what was recorded, where a finished run lies without its source.
+
+    Raises:
+        InputError: If there is no such folder and nothing was recorded.
+    """
+    source = config.data.source
+    assert isinstance(source, FolderSource)
+    if not source.root.is_dir():
+        recorded = read_record(root / config.name / "shard")
+        if recorded and recorded.state == "complete":
+            return recorded.inputs.get("files", "")
+        raise InputError(
+            f"data.source.root: there is no folder {source.root} (looked in {Path.cwd()}); "
+            "name it with --set data.source.root=FOLDER"
+        )
+    parts = [part.directory for part in (source.rgb, source.depth, source.seg) if part]
+    return listing_digest(source.root, [*parts, *([source.meta] if source.meta else [])])
+
+
+def _nothing_to_adapt_to(config: Config, shard: Step) -> str | None:
+    held_out = config.data.held_out
+    if not held_out.factors and not held_out.classes:
+        return "nothing is held out (data.held_out is empty)"
+    return None
+
+
+def _changes(previous: Record, wanted: Record) -> str:
+    """What differs from the last time, old -> new."""
+    old, new = dict(_flat(previous.config)), dict(_flat(wanted.config))
+    changed = [
+        f"{key}: {_shown(old.get(key, ABSENT))} -> {_shown(new.get(key, ABSENT))}"
+        for key in {**new, **old}
+        if old.get(key, ABSENT) != new.get(key, ABSENT)
+    ]
+    changed += [
+        CHANGED_INPUTS[name] for name, digest in wanted.inputs.items() if previous.inputs.get(name) != digest
+    ]
+    if previous.version != wanted.version:
+        changed.append(f"version of {wanted.stage}: {previous.version} -> {wanted.version}")
+    more = f", and {len(changed) - SHOWN_CHANGES} more" if len(changed) > SHOWN_CHANGES else ""
+    return ", ".join(changed[:SHOWN_CHANGES]) + more
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _shown(value: object) -> str:
+    return "absent" if value is ABSENT else json.dumps(value).strip('"')

@@ -1,0 +1,120 @@
+"""Starting workers so that they stop when asked, and never outlive who started them."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+PARENT = "TRIPTYCH_PARENT"
+"""Environment variable: the process that a worker must not outlive."""
+
+PR_SET_PDEATHSIG = 1
+
+Signal = signal.Signals
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent dies, however the parent dies (Linux)."""
+    parent = os.environ.get(PARENT)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        os._exit(1)  # it died before we could say so
+
+
+def threads_per_process(processes: int) -> int:
+    """Every core once: results depend on the number of threads, so it is decided here."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, available_cores() // processes)
+
+
+def available_cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """What a worker's libraries must know before they are loaded."""
+    return {
+        **os.environ,
+        PARENT: str(os.getpid()),
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        # Threads that wait for work sleep instead of spinning: loader and trainer share the cores.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        # A `pipeline` folder in the working directory must not shadow ours.
+        "PYTHONSAFEPATH": "1",
+        # Without it the ranks cannot meet again after one of them was killed and restarted.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        # cuBLAS is deterministic only with a workspace of fixed size.
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+
+
+class Interruption:
+    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a request to stop, the second into a kill.
+
+    Used as a context manager around everything that should stop in order.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._before: dict[Signal, signal._HANDLER] = {}
+
+    def __enter__(self) -> "Interruption":
+        self._before = {number: signal.signal(number, self._stop) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def run(self, command: list[str], environment: dict[str, str]) -> int:
+        """Start a worker in a session of its own and wait for it.
+
+        Returns:
+            Its exit code; minus the signal's number where a signal ended it.
+        """
+        self._worker = subprocess.Popen(command, env=environment, start_new_session=True)
+        try:
+            if self.requested:  # between the check by the caller and the start
+                self._worker.terminate()
+            return self._worker.wait()
+        finally:
+            _kill_session(self._worker)
+            self._worker = None
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self._worker is None:
+            pass
+        elif self.requested:
+            _kill_session(self._worker)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                self._worker.terminate()
+        if not self.requested:
+            os.write(2, b"\ntriptych: stopping as soon as what is done is saved; once more stops at once\n")
+        self.requested = True
+
+
+def worker_command(module: str, job: Path, processes: int, max_restarts: int) -> list[str]:
+    """The command line of a worker module; with several processes it starts them itself."""
+    command = [sys.executable, "-u", "-m", module, "--job", str(job)]
+    if processes > 1:
+        command += ["--processes", str(processes), "--max-restarts", str(max_restarts)]
+    return command
+
+
+def _kill_session(worker: subprocess.Popen[bytes]) -> None:
+    """Kill a worker and what it started; nothing may be left once it is over."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker.pid, signal.SIGKILL)

@@ -1,0 +1,210 @@
+"""What each command of `triptych` does; imports nothing heavy before it is needed."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from pipeline.config import Config, field_help, load_config, resolved_yaml
+from pipeline.errors import InputError
+from pipeline.orchestration import report
+from pipeline.orchestration.origin import Origin
+from pipeline.orchestration.plan import Selection
+from pipeline.orchestration.plan import plan as decide
+from pipeline.orchestration.stage import STAGES, StageName
+
+DEFAULT_ROOT = "runs"
+
+WORKER = "stages.worker"
+"""The module that does one stage in a process."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`run CONFIG`: bring every selected stage up to date."""
+    return _run(arguments, _selection(arguments.first, arguments.last, arguments.force))
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """`demo`: the same for the config that needs no data."""
+    return run(arguments)
+
+
+def stage(arguments: argparse.Namespace) -> int:
+    """`shard CONFIG` and the others: one stage alone."""
+    return _run(arguments, _selection(arguments.command, arguments.command, arguments.force))
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """`plan CONFIG`: what would run and why."""
+    config = load_config(arguments.config, arguments.overrides)
+    selection = _selection(arguments.first, arguments.last, arguments.force)
+    print(report.plan_text(decide(config, _root(arguments), selection)))
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """`status CONFIG`: how far it is and what to type next."""
+    from pipeline.orchestration.status import status as ask
+
+    config = load_config(arguments.config, arguments.overrides)
+    said = ask(config, _root(arguments), _origin(arguments))
+    print(json.dumps(said, indent=1) if arguments.json else report.status_text(said))
+    return 0
+
+
+def clean(arguments: argparse.Namespace) -> int:
+    """`clean CONFIG`: remove superseded results."""
+    from pipeline.orchestration import clean as cleaning
+
+    name = load_config(arguments.config, arguments.overrides).name
+    root = _root(arguments)
+    removed = cleaning.leftovers(root, name) if arguments.dry_run else cleaning.clean(root, name)
+    if removed:
+        rows = [(str(leftover.path), _megabytes(leftover.size), leftover.reason) for leftover in removed]
+        print(
+            report.table([("would be removed" if arguments.dry_run else "removed", "size", "because"), *rows])
+        )
+    else:
+        print("nothing to remove")
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """`doctor`: what this machine offers."""
+    from pipeline.orchestration.doctor import examine
+
+    for name, finding in examine(_root(arguments)):
+        print(f"  {name + ':':<10} {finding}")
+    return 0
+
+
+def fields_or_config(arguments: argparse.Namespace) -> int:
+    """`config CONFIG`: the resolved config; with --help-fields what every field means.
+
+    Raises:
+        InputError: If no config is named and no help asked for.
+    """
+    if arguments.help_fields:
+        for key, kind, default, text in field_help():
+            print(f"{key}: {kind}{f' = {default}' if default else ''}\n    {text}")
+    elif arguments.config is None:
+        raise InputError("config: name a config file, or ask for --help-fields")
+    else:
+        print(resolved_yaml(load_config(arguments.config, arguments.overrides)), end="")
+    return 0
+
+
+def ui(arguments: argparse.Namespace) -> int:
+    """`ui [CONFIG]`: MLflow on this machine."""
+    from pipeline.orchestration.tracking import serve
+
+    config = load_config(arguments.config, arguments.overrides) if arguments.config else None
+    return serve(_root(arguments), config)
+
+
+def sync(arguments: argparse.Namespace) -> int:
+    """`sync CONFIG`: upload what an outage delayed."""
+    from pipeline.orchestration.tracking import sync as upload
+
+    config = load_config(arguments.config, arguments.overrides)
+    for line in upload(_root(arguments) / config.name, config):
+        print(line)
+    return 0
+
+
+def _run(arguments: argparse.Namespace, selection: Selection) -> int:
+    config = load_config(arguments.config, arguments.overrides)
+    root = _root(arguments)
+    if arguments.dry_run:
+        print(report.plan_text(decide(config, root, selection)))
+        return 0
+    from pipeline.orchestration import supervisor
+
+    launch = supervisor.Launch(
+        worker=WORKER,
+        processes=arguments.nproc or _number("NPROC_PER_NODE", 1),
+        max_restarts=_number("MAX_RESTARTS", 0),
+        wait=arguments.wait,
+    )
+    _refuse_several_nodes()
+    _refuse_uneven(config, launch.processes)
+    try:
+        outcome = supervisor.run(config, _origin(arguments), root, selection, launch)
+    except supervisor.StageFailed as failure:
+        if str(failure):
+            print(f"triptych: {failure}", file=sys.stderr)
+        return failure.exit_code
+    _show_outcome(config, root, outcome.notes)
+    return 0
+
+
+def _show_outcome(config: Config, root: Path, notes: Sequence[str]) -> None:
+    print(f"\n{config.name} in {root / config.name}\n")
+    print(report.headline_text(config, root))
+    for note in notes:
+        print(f"  {note}")
+
+
+def _selection(first: str | None, last: str | None, force: Sequence[str]) -> Selection:
+    selection = Selection(
+        _stage_name(first or STAGES[0], "--from"),
+        _stage_name(last or STAGES[-1], "--until"),
+        frozenset(_stage_name(name, "--force") for name in force),
+    )
+    if STAGES.index(selection.first) > STAGES.index(selection.last):
+        raise InputError(f"--from {first} comes after --until {last}; the order is {', '.join(STAGES)}")
+    if outside := [name for name in selection.force if name not in selection]:
+        raise InputError(f"--force {outside[0]}: that stage is not asked for")
+    return selection
+
+
+def _stage_name(word: str, flag: str) -> StageName:
+    for name in STAGES:
+        if name == word:
+            return name
+    near = get_close_matches(word, STAGES, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"stages are {', '.join(STAGES)}"
+    raise InputError(f"{flag} {word}: no such stage; {hint}")
+
+
+def _root(arguments: argparse.Namespace) -> Path:
+    root = Path(arguments.root or DEFAULT_ROOT).expanduser()
+    if root.exists() and not root.is_dir():
+        raise InputError(f"--root {root}: is a file, not a directory")
+    return root
+
+
+def _origin(arguments: argparse.Namespace) -> Origin:
+    shown = os.path.relpath(arguments.config) if arguments.config.is_absolute() else str(arguments.config)
+    return Origin(str(arguments.config.resolve()), tuple(arguments.overrides), arguments.root, shown)
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, "")
+    if not text:
+        return default
+    if not text.isdigit():
+        raise InputError(f"environment variable {variable}={text}: not a whole number")
+    return int(text)
+
+
+def _refuse_several_nodes() -> None:
+    if _number("NNODES", 1) > 1:
+        raise InputError(
+            f"NNODES={os.environ['NNODES']}: one machine at a time for now; unset it, use --nproc"
+        )
+
+
+def _refuse_uneven(config: Config, processes: int) -> None:
+    if config.train.batch % processes:
+        raise InputError(
+            f"train.batch {config.train.batch} cannot be divided among --nproc {processes} processes evenly; "
+            f"change one of them"
+        )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

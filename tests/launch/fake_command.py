@@ -1,0 +1,10 @@
+"""The `triptych` command with fake stages: `python -m tests.launch.fake_command run CONFIG`."""
+
+import sys
+
+from stages import __main__ as command
+from stages import commands
+
+if __name__ == "__main__":
+    commands.WORKER = "tests.launch.fake_worker"
+    sys.exit(command.main())
