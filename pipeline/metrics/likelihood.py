@@ -87,10 +87,15 @@ def draw_noise(
     ]
 
 
-def noise_rows(noise: Sequence[Noise], start: int, stop: int) -> list[Noise]:
-    """Some neighbouring rows of every draw."""
+def noise_rows(
+    noise: Sequence[Noise], start: int, stop: int, device: torch.device | str = "cpu"
+) -> list[Noise]:
+    """Some neighbouring rows of every draw, where the model is."""
     return [
-        Noise(draw.shared[start:stop], {name: value[start:stop] for name, value in draw.private.items()})
+        Noise(
+            draw.shared[start:stop].to(device),
+            {name: value[start:stop].to(device) for name, value in draw.private.items()},
+        )
         for draw in noise
     ]
 
