@@ -1,0 +1,332 @@
+"""Uploading: make the runs on the tracking server equal to the run directory, a step at a time.
+
+Every step is safe to repeat: done twice it leaves what doing it once leaves. So being killed between a
+step and the note of it in `mlflow.json` costs a repetition, never a gap or a duplicate.
+"""
+
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.orchestration import mirror_files as files
+from pipeline.orchestration.ledger import Record
+from pipeline.orchestration.mirror_cursor import CursorFile, Execution, Parent, Sent, now_ms
+from pipeline.orchestration.mirror_notes import links, parent_note, stage_note
+from pipeline.orchestration.mlflow_store import Store
+from pipeline.orchestration.stage import STAGES
+
+IMAGES_PER_STEP = 24
+LINES_PER_STEP = 500
+
+
+@dataclass
+class Upload:
+    """One process's work on one run directory.
+
+    Attributes:
+        run_directory: `<root>/<name>`.
+        config: The config of this run.
+        file: What the server has.
+        touched: Tokens of the runs this process created or compared with the server.
+        created_now: Tokens that no earlier process can have used.
+        tails: Readers of histories by token.
+        lines: What they read and the server lacks.
+    """
+
+    run_directory: Path
+    config: Config
+    file: CursorFile
+    touched: set[str] = field(default_factory=set)
+    created_now: set[str] = field(default_factory=set)
+    tails: dict[str, files.HistoryTail] = field(default_factory=dict)
+    lines: dict[str, list[files.Line]] = field(default_factory=dict)
+
+    def push(self, store: Store) -> None:
+        """Upload everything that waits; after an error, compare what was in flight before going on."""
+        try:
+            self._push(store)
+        except BaseException:
+            self.touched.clear()
+            self.created_now.clear()
+            raise
+
+    def _push(self, store: Store) -> None:
+        cursor = self.file.cursor
+        self._forget_what_is_gone(store)
+        if cursor.experiment != store.experiment:
+            cursor.experiment = store.experiment
+            self.file.save()
+        self._open_parent(store, cursor.parent)
+        for execution in list(cursor.executions):
+            if execution.key or execution.state != "RUNNING":
+                self._push_execution(store, execution)
+        self._close_parent(store, cursor.parent)
+
+    def waiting(self) -> int:
+        """How many items the server lacks: lines, files, images, and states of runs."""
+        cursor = self.file.cursor
+        count = sum(self._waiting_of(execution) for execution in cursor.executions)
+        return count + (bool(cursor.executions) and cursor.parent.sent_state != cursor.parent.state)
+
+    def _waiting_of(self, execution: Execution) -> int:
+        sent = execution.sent
+        if not execution.key and execution.state == "RUNNING":
+            return 0
+        count = int(sent.state != execution.state) + int(sent.superseded != execution.superseded)
+        directory = files.stage_directory(self.run_directory, execution.stage, execution.key)
+        if directory is None:
+            return count
+        if sent.state != "FINISHED":
+            count += len(self._new_lines(execution, directory))
+        if execution.state == "FINISHED":
+            count += len(self._unsent(execution, directory))
+        return count
+
+    def _unsent(self, execution: Execution, directory: Path) -> list[files.Picture | files.Artifact]:
+        present = set(execution.sent.files)
+        items: list[files.Picture | files.Artifact] = [
+            *files.artifacts(directory),
+            *files.pictures(directory),
+        ]
+        return [item for item in items if item.name not in present]
+
+    def _forget_what_is_gone(self, store: Store) -> None:
+        """Start over where somebody deleted a run we knew from an earlier process."""
+        cursor = self.file.cursor
+        if cursor.parent.token in self.touched or not cursor.parent.run:
+            return
+        if not store.has(cursor.parent.run):
+            cursor.parent = Parent(cursor.parent.state, cursor.parent.started_ms, cursor.parent.ended_ms)
+            for execution in cursor.executions:
+                execution.run, execution.sent = None, Sent()
+            self.file.save()
+
+    def _open_parent(self, store: Store, parent: Parent) -> None:
+        if parent.run is None:
+            tags = {**_origin(), "triptych.run": self.config.name, "triptych.order": "0"}
+            parent.run = store.create(
+                self.config.name,
+                parent.token,
+                parent.started_ms,
+                tags,
+                search=parent.token not in self.created_now,
+            )
+            parent.sent_state = "RUNNING"
+            self.file.save()
+        self.touched.add(parent.token)
+        self._push_config(store, parent)
+        if parent.state == "RUNNING" and parent.sent_state != "RUNNING":
+            store.reopen(parent.run)
+            parent.sent_state = "RUNNING"
+            self.file.save()
+
+    def _push_config(self, store: Store, parent: Parent) -> None:
+        import hashlib
+
+        path = self.run_directory / "config.yaml"
+        if not path.is_file():
+            return
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != parent.config_digest:
+            assert parent.run is not None
+            store.upload(parent.run, [files.Artifact(path, "")])
+            parent.config_digest = digest
+            self.file.save()
+
+    def _close_parent(self, store: Store, parent: Parent) -> None:
+        assert parent.run is not None
+        note, digest = parent_note(self.run_directory, self.file.cursor)
+        if digest != parent.note_digest:
+            store.tag(parent.run, {"mlflow.note.content": note})
+            parent.note_digest = digest
+            self.file.links = links(store.base, self.config.name, self.file.cursor)
+            self.file.save()
+        if parent.sent_state != parent.state:
+            store.finish(parent.run, parent.state, parent.ended_ms)
+            parent.sent_state = parent.state
+            self.file.save()
+
+    def _push_execution(self, store: Store, execution: Execution) -> None:
+        sent, state = execution.sent, execution.state
+        directory = files.stage_directory(self.run_directory, execution.stage, execution.key)
+        if execution.run is None:
+            self._create(store, execution)
+        assert execution.run is not None
+        if execution.superseded and not sent.superseded:
+            store.tag(execution.run, {"triptych.superseded": "true"})
+            sent.superseded = True
+            self.file.save()
+        if sent.state == state == "FINISHED" and (
+            directory is None or not self._unsent(execution, directory)
+        ):
+            return
+        self._open(store, execution)
+        if directory is not None:
+            record = files.peek(directory)
+            if record and not sent.described:
+                self._describe(store, execution, record)
+            self._push_history(store, execution, directory)
+            if state == "FINISHED" and record:
+                self._push_result(store, execution, directory, record)
+        if state != "RUNNING" and sent.state != state:
+            self._tag_error(store, execution)
+            store.finish(execution.run, state, execution.ended_ms)
+            sent.state = state
+            self.file.save()
+
+    def _create(self, store: Store, execution: Execution) -> None:
+        parent = self.file.cursor.parent
+        assert parent.run is not None
+        tags = {
+            **_origin(),
+            "mlflow.parentRunId": parent.run,
+            "triptych.run": self.config.name,
+            "triptych.stage": execution.stage,
+            "triptych.order": str(1 + STAGES.index(execution.stage)),
+        }
+        name = f"{self.config.name}:{execution.stage}"
+        fresh = execution.token in self.created_now
+        execution.run = store.create(name, execution.token, execution.started_ms, tags, search=not fresh)
+        execution.sent.state = "RUNNING"
+        if fresh:
+            self.touched.add(execution.token)
+        self.file.save()
+
+    def _open(self, store: Store, execution: Execution) -> None:
+        """Bring status and attempt up to date before anything is added."""
+        sent = execution.sent
+        assert execution.run is not None
+        if execution.state == "RUNNING" and sent.state != "RUNNING":
+            store.reopen(execution.run)
+            sent.state = "RUNNING"
+        if execution.key and sent.attempt != execution.attempt:
+            store.tag(
+                execution.run, {"triptych.key": execution.key, "triptych.attempt": str(execution.attempt)}
+            )
+            sent.attempt = execution.attempt
+            self.file.save()
+
+    def _describe(self, store: Store, execution: Execution, record: Record) -> None:
+        assert execution.run is not None
+        store.log_parameters(execution.run, files.parameters(record))
+        tags = {f"triptych.{name}": str(value) for name, value in record.execution.items()}
+        if note := stage_note(execution.stage):
+            tags["mlflow.note.content"] = note
+        if tags:
+            store.tag(execution.run, tags)
+        dataset = files.dataset_info(self.run_directory) if execution.stage != "shard" else None
+        if dataset:
+            store.log_dataset(
+                execution.run, *dataset, use="training" if execution.stage == "train" else execution.stage
+            )
+        execution.sent.described = True
+        self.file.save()
+
+    def _push_history(self, store: Store, execution: Execution, directory: Path) -> None:
+        """Log the lines after the last one the server has; a step repeated by a resume has equal values."""
+        sent = execution.sent
+        assert execution.run is not None
+        lines = self._new_lines(execution, directory)
+        if not lines:
+            return
+        there: dict[str, int] = {}
+        if execution.token not in self.touched:
+            there = store.last_steps(execution.run, {name for line in lines for name in line.values})
+        for start in range(0, len(lines), LINES_PER_STEP):
+            part = lines[start : start + LINES_PER_STEP]
+            points = [
+                (name, value, line.samples_seen)
+                for line in part
+                for name, value in line.values.items()
+                if line.samples_seen > there.get(name, -1)
+            ]
+            store.log_metrics(execution.run, points, now_ms())
+            sent.samples_seen = part[-1].samples_seen
+            self.file.save()
+        self.touched.add(execution.token)
+
+    def _new_lines(self, execution: Execution, directory: Path) -> list[files.Line]:
+        tail = self.tails.setdefault(execution.token, files.HistoryTail(directory / files.HISTORY))
+        lines = [*self.lines.get(execution.token, []), *tail.read()]
+        last = execution.sent.samples_seen
+        new: list[files.Line] = []
+        for line in lines:
+            if line.samples_seen > last:
+                new.append(line)
+                last = line.samples_seen
+        self.lines[execution.token] = new
+        return new
+
+    def _push_result(self, store: Store, execution: Execution, directory: Path, record: Record) -> None:
+        sent, parent = execution.sent, self.file.cursor.parent
+        assert execution.run is not None
+        assert parent.run is not None
+        ended_ms = execution.ended_ms or execution.started_ms
+        if not sent.summary:
+            last = max(sent.samples_seen, 0)
+            in_history = {
+                name for line in files.HistoryTail(directory / files.HISTORY).read() for name in line.values
+            }
+            values = files.summary(directory)
+            points = [(name, value, last) for name, value in values.items() if name not in in_history]
+            store.log_metrics(execution.run, points, ended_ms)
+            sent.summary = True
+            self.file.save()
+        if not sent.headline:
+            turn = sum(other.stage == execution.stage for other in self.file.cursor.executions)
+            store.log_metrics(
+                parent.run, [(name, value, turn) for name, value in record.headline.items()], ended_ms
+            )
+            sent.headline = True
+            self.file.save()
+        unsent = self._unsent(execution, directory)
+        for item in unsent:
+            if isinstance(item, files.Artifact):
+                store.upload(execution.run, [item])
+                self._note_files(execution, [item.name])
+        images = [item for item in unsent if isinstance(item, files.Picture)]
+        for start in range(0, len(images), IMAGES_PER_STEP):
+            part = images[start : start + IMAGES_PER_STEP]
+            store.show(execution.run, execution.token, ended_ms, part)
+            self._note_files(execution, [image.name for image in part])
+
+    def _note_files(self, execution: Execution, names: list[str]) -> None:
+        execution.sent.files.extend(names)
+        self.file.save()
+
+    def _tag_error(self, store: Store, execution: Execution) -> None:
+        record = files.live_record(self.run_directory, self.config, execution.stage)
+        if execution.state == "FAILED" and record and record.error:
+            assert execution.run is not None
+            store.tag(execution.run, {"triptych.error": record.error[:5000]})
+
+
+def _origin() -> dict[str, str]:
+    """Tags that say whose code made a run."""
+    import getpass
+
+    tags = {"mlflow.source.name": "triptych", "mlflow.source.type": "LOCAL"}
+    try:
+        tags["mlflow.user"] = getpass.getuser()
+    except (KeyError, OSError):
+        pass
+    if commit := _git_commit():
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def _git_commit() -> str | None:
+    """Of the checkout this file lies in, marked if it has changes of its own."""
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
