@@ -3,6 +3,7 @@
 import copy
 import json
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,6 @@ def run(config: TrainInputs, context: Context) -> Manifest:
         Interrupted: If asked to stop; everything is saved then.
     """
     dataset = ShardedDataset(context.inputs["dataset"])
-    _check(config.train, dataset, context.world.size)
     with connect(context.world, config.train.device) as processes:
         model = build_autoencoder(config.model, config.objective, dataset.info, context.seed)
         model = model.to(processes.device)
@@ -80,15 +80,6 @@ def _train(
         rank=world.rank,
         world_size=world.size,
     )
-    batches = training_batches(
-        dataset,
-        "train",
-        seed=context.seed,
-        global_batch=train.batch,
-        samples_seen=state.samples_seen,
-        world_rank=world.rank,
-        world_size=world.size,
-    )
     if world.is_main:
         history.truncate(lines, state.samples_seen)
 
@@ -103,27 +94,27 @@ def _train(
         processes.wait()
 
     context.progress.start("training", train.samples, "samples", done=min(state.samples_seen, train.samples))
-    optimise(
-        state,
-        make_update(state, processes.wrap(state.model), rules, processes.sum),
-        batches,
-        Cadence(train.samples, train.batch, train.log_samples, train.checkpoint_samples),
-        log=log,
-        save=save,
-        stop_requested=lambda: processes.any(context.stop_requested()),
-        advance=lambda values: context.progress.advance(train.batch, f"loss {values['loss']:.0f}"),
+    batches = training_batches(
+        dataset,
+        "train",
+        seed=context.seed,
+        global_batch=train.batch,
+        samples_seen=state.samples_seen,
+        world_rank=world.rank,
+        world_size=world.size,
     )
-    context.progress.finish()
-
-
-def _check(train: Train, dataset: ShardedDataset, world_size: int) -> None:
-    if train.batch % world_size:
-        raise InputError(
-            f"train.batch: {train.batch} samples cannot be divided among {world_size} processes; "
-            f"choose a multiple of {world_size}"
+    with closing(batches):
+        optimise(
+            state,
+            make_update(state, processes.wrap(state.model), rules, processes.sum),
+            batches,
+            Cadence(train.samples, train.batch, train.log_samples, train.checkpoint_samples),
+            log=log,
+            save=save,
+            stop_requested=lambda: processes.any(context.stop_requested()),
+            advance=lambda values: context.progress.advance(train.batch, f"loss {values['loss']:.0f}"),
         )
-    if dataset.length("train") == 0:
-        raise InputError("the dataset has no sample to train on; lower data.test_fraction or hold less out")
+    context.progress.finish()
 
 
 def _bf16(precision: str, directory: Path, processes: Processes) -> bool:

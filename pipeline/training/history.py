@@ -33,13 +33,17 @@ def append_line(path: Path, samples_seen: int, values: dict[str, float]) -> None
         file.write(json.dumps({"samples_seen": samples_seen, **values}) + "\n")
 
 
-def read_lines(path: Path) -> list[dict[str, float]]:
-    """All complete lines; a last line that a kill cut short is left out."""
+def read_lines(path: Path) -> list[dict[str, float | int]]:
+    """All complete lines, up to the first that a crash cut short or damaged."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return [json.loads(line) for line in lines]
+    lines: list[dict[str, float | int]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            lines.append(json.loads(line if line.endswith("\n") else ""))
+        except json.JSONDecodeError:
+            break
+    return lines
 
 
 def truncate(path: Path, samples_seen: int) -> None:

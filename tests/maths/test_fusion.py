@@ -1,0 +1,150 @@
+import math
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from pipeline.models.fusion import choose_given, draw_subset, product_of_experts, subset_masks
+from pipeline.objectives.likelihood import located_nll
+from pipeline.training.randomness import uniform
+
+
+def experts(count: int, rows: int, latent: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, rows, latent, generator=generator), torch.randn(
+        count, rows, latent, generator=generator
+    )
+
+
+def test_elbo_of_a_linear_gaussian_model_is_its_evidence() -> None:
+    generator = torch.Generator().manual_seed(3)
+    latent, rows, noise = 3, 5, 0.7
+    loadings = [
+        torch.linalg.qr(torch.randn(4, latent, generator=generator, dtype=torch.float64))[0]
+        * torch.rand(latent, generator=generator, dtype=torch.float64).add(0.5)
+        for _ in range(2)
+    ]
+    z = torch.randn(rows, latent, generator=generator, dtype=torch.float64)
+    x = [z @ w.T + noise * torch.randn(rows, 4, generator=generator, dtype=torch.float64) for w in loadings]
+
+    precision = [w.square().sum(0) / noise**2 for w in loadings]
+    mean = torch.stack([(xm @ w) / noise**2 / p for xm, w, p in zip(x, loadings, precision, strict=True)])
+    logvar = torch.stack([-p.log().expand(rows, latent) for p in precision])
+    posterior = product_of_experts(mean, logvar, torch.ones(2, rows, dtype=torch.bool), "full")
+
+    scale, variance = torch.tensor(noise, dtype=torch.float64), posterior.logvar.exp()
+    elbo = -posterior.kl_to_standard().sum(1)
+    for xm, w in zip(x, loadings, strict=True):
+        valid = torch.ones(rows, 1, 1, dtype=torch.bool)
+        at_mean = located_nll(
+            (posterior.mean @ w.T)[..., None, None], xm[..., None, None], valid, scale, "gaussian"
+        )
+        elbo -= at_mean + (variance * w.square().sum(0)).sum(1) / (2 * noise**2)
+    both = torch.cat(loadings)
+    covariance = both @ both.T + noise**2 * torch.eye(8, dtype=torch.float64)
+    evidence = torch.distributions.MultivariateNormal(torch.zeros(8, dtype=torch.float64), covariance)
+    torch.testing.assert_close(elbo, evidence.log_prob(torch.cat(x, dim=1)), rtol=0, atol=1e-10)
+
+
+def test_one_expert_without_prior_is_the_identity() -> None:
+    mean, logvar = experts(1, 5, 4)
+    fused = product_of_experts(mean, logvar, torch.ones(1, 5, dtype=torch.bool), "none")
+    assert torch.equal(fused.mean, mean[0])
+    assert torch.equal(fused.logvar, logvar[0])
+
+
+@pytest.mark.parametrize(("prior_experts", "count"), [("none", 0), ("full", 1), ("all", 3)])
+def test_precisions_add_up_with_the_prior_experts(prior_experts: str, count: int) -> None:
+    mean, logvar = experts(3, 5, 4)
+    fused = product_of_experts(mean, logvar, torch.ones(3, 5, dtype=torch.bool), prior_experts)
+    precision = (-logvar).exp()
+    total = precision.sum(0) + count
+    torch.testing.assert_close(fused.logvar, -total.log())
+    torch.testing.assert_close(fused.mean, (precision * mean).sum(0) / total)
+
+
+def test_a_masked_expert_equals_a_removed_one() -> None:
+    mean, logvar = experts(3, 6, 4)
+    present = torch.ones(3, 6, dtype=torch.bool)
+    present[1] = False
+    mean[1], logvar[1] = math.nan, math.inf
+    for prior_experts in ("none", "full", "all"):
+        masked = product_of_experts(mean, logvar, present, prior_experts)
+        removed = product_of_experts(mean[[0, 2]], logvar[[0, 2]], present[[0, 2]], prior_experts)
+        assert torch.equal(masked.mean, removed.mean)
+        assert torch.equal(masked.logvar, removed.logvar)
+
+
+@pytest.mark.parametrize("prior_experts", ["none", "full", "all"])
+def test_nobody_there_leaves_the_prior(prior_experts: str) -> None:
+    mean, logvar = experts(2, 3, 4)
+    fused = product_of_experts(mean, logvar, torch.zeros(2, 3, dtype=torch.bool), prior_experts)
+    assert not fused.mean.any()
+    assert not fused.logvar.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("prior_experts", ["none", "full", "all"])
+def test_extreme_variances_stay_finite(dtype: torch.dtype, prior_experts: str) -> None:
+    logvar = torch.tensor([[[-20.0, 20.0, 20.0]], [[20.0, 20.0, -20.0]]], dtype=dtype, requires_grad=True)
+    mean = torch.tensor([[[3.0, 3.0, 3.0]], [[-5.0, -5.0, -5.0]]], dtype=dtype, requires_grad=True)
+    fused = product_of_experts(mean, logvar, torch.ones(2, 1, dtype=torch.bool), prior_experts)
+    (fused.mean.sum() + fused.logvar.sum()).backward()
+    assert fused.mean.dtype == torch.float32
+    torch.testing.assert_close(fused.mean[0, [0, 2]], torch.tensor([3.0, -5.0]), rtol=1e-3, atol=1e-3)
+    assert fused.logvar.isfinite().all()
+    assert mean.grad is not None
+    assert mean.grad.isfinite().all()
+    assert logvar.grad is not None
+    assert logvar.grad.isfinite().all()
+
+
+def test_no_expert_axis_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        product_of_experts(
+            torch.zeros(0, 2, 3), torch.zeros(0, 2, 3), torch.zeros(0, 2, dtype=torch.bool), "full"
+        )
+
+
+def test_subset_masks_are_the_binary_digits() -> None:
+    assert subset_masks(2).tolist() == [[True, False], [False, True], [True, True]]
+    assert subset_masks(3).unique(dim=0).shape == (7, 3)
+    assert subset_masks(3).any(dim=1).all()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 13, 64])
+@pytest.mark.parametrize("missing", [False, True])
+def test_subsets_are_uniform_and_independent_of_the_row(batch: int, missing: bool) -> None:
+    present = torch.ones(3, batch, dtype=torch.bool)
+    if missing:
+        present[1] = False
+    steps = 1400 // batch
+    drawn = torch.stack([
+        draw_subset(present, uniform(0, step, torch.arange(batch), "subset", 1)[:, 0])
+        for step in range(steps)
+    ])
+    code = (drawn * torch.tensor([1, 2, 4])[:, None]).sum(1)
+    possible = [1, 4, 5] if missing else list(range(1, 8))
+    assert set(code.unique().tolist()) == set(possible)
+    counts = [(code == subset).sum().item() for subset in possible]
+    assert chisquare(counts).pvalue > 1e-3
+    for row in {0, batch - 1}:
+        counts = [(code[:, row] == subset).sum().item() for subset in possible]
+        assert chisquare(counts).pvalue > 1e-3
+
+
+def test_a_row_with_nothing_draws_nothing_and_the_largest_uniform_draws_all() -> None:
+    present = torch.tensor([[False, True], [False, True], [False, True]])
+    drawn = draw_subset(present, torch.tensor([0.5, 1.0 - 2**-24]))
+    assert drawn.tolist() == [[False, True], [False, True], [False, True]]
+
+
+def test_only_mopoe_hides_what_is_present() -> None:
+    present = torch.tensor([[True, True], [True, False], [True, True]])
+    uniform_numbers = torch.tensor([0.0, 0.0])
+    assert torch.equal(choose_given("poe", present, uniform_numbers), present)
+    assert torch.equal(choose_given("mvtcae", present, uniform_numbers), present)
+    assert choose_given("mopoe", present, uniform_numbers)[0].all()
+    assert not choose_given("mopoe", present, uniform_numbers)[1:].any()
+    with pytest.raises(ValueError, match="choose poe"):
+        choose_given("moe", present, uniform_numbers)
