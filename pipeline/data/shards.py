@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pipeline.data.description import Description, read_description, write_description
 from pipeline.data.index import IndexRows, write_index, write_quarantine
@@ -226,7 +226,7 @@ class _Writer:
             self.rows.setdefault(split, IndexRows(split, self._factors))
         return tar
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_Writer":
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""Where rays meet a scene: distances, surfaces and what is needed to shade them.
+"""Where rays meet a scene: distances, surfaces and normals.
 
 A ray is origin + t * direction with a direction of any length. Camera rays have length one along
 the optical axis, so t is planar depth; a ray from the light to a lit point has t = 1 at the point.
@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8
 
-from pipeline.data.scenes.scene import CAPSULE, CUBE, CYLINDER, SPHERE, Scene, Solid, Vector
+from pipeline.data.scenes.scene import Scene, Solid, Vector
 
-Component = Float32[np.ndarray, " ray"]
+PerRay = Float32[np.ndarray, " _"]
+Points = Float32[np.ndarray, "3 _"]
 
 FLOOR, WALL, TABLE = range(3)
 _INFINITY = np.float32(np.inf)
 _TINY = 1e-9
-_CAP_MARGIN_M = 1e-5
+_END_MARGIN_M = 1e-5
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,16 @@ class Rays:
     """Rays of one origin."""
 
     origin: Vector
-    x: Component
-    y: Component
-    z: Component
-    length_sq: Component
+    direction: Points
+    length_sq: PerRay
 
 
 @dataclass(frozen=True)
-class SolidHit:
-    """Which rays meet one solid, how far away, and the outward normal there."""
+class Visible:
+    """The part of one solid that rays end at, and its outward normal there."""
 
-    ray: Int[np.ndarray, " hit"]
-    t: Float32[np.ndarray, " hit"]
-    normal: tuple[Float32[np.ndarray, " hit"], Float32[np.ndarray, " hit"], Float32[np.ndarray, " hit"]]
+    ray: Int[np.ndarray, " _"]
+    normal: Points
 
 
 @dataclass(frozen=True)
@@ -49,165 +47,189 @@ class Hits:
         t: Distance in units of the ray's direction.
         surface: Number of the surface.
         faces_x: Of rays that end at a wall: whether that wall is perpendicular to x.
-        solids: Visible part of every solid in view, by its surface number.
+        solids: What is visible of each solid, by its surface number.
     """
 
-    t: Component
-    surface: UInt8[np.ndarray, " ray"]
-    faces_x: Bool[np.ndarray, " ray"]
-    solids: dict[int, SolidHit]
+    t: PerRay
+    surface: UInt8[np.ndarray, " _"]
+    faces_x: Bool[np.ndarray, " _"]
+    solids: dict[int, Visible]
 
 
 def cast(scene: Scene, rays: Rays) -> Hits:
     """The first surface on every ray from inside the room that does not reach the ceiling."""
     t, surface, faces_x = _room(scene, rays)
-    candidates = {}
+    met = {}
     for number, solid in enumerate(scene.solids, start=scene.first_solid):
         ray, distance = _meet(solid, rays)
         nearer = distance < t[ray]
-        ray, distance = ray[nearer], distance[nearer]
+        ray = ray[nearer]
         if len(ray):
-            t[ray] = distance
+            t[ray] = distance[nearer]
             surface[ray] = number
-            candidates[number] = ray
+            met[number] = ray
     solids = {}
-    for number, ray in candidates.items():
-        seen = ray if len(candidates) == 1 else ray[surface[ray] == number]
-        normal = _normal(scene.solids[number - scene.first_solid], rays, seen, t[seen])
-        solids[number] = SolidHit(seen, t[seen], normal)
+    for number, ray in met.items():
+        seen = ray if len(met) == 1 else ray[surface[ray] == number]
+        solid = scene.solids[number - scene.first_solid]
+        solids[number] = Visible(seen, _normal(solid, points(rays, t, seen, solid.centre)))
     return Hits(t, surface, faces_x, solids)
 
 
-def blocked(scene: Scene, rays: Rays, before: float) -> Int[np.ndarray, " hit"]:
+def blocked(scene: Scene, rays: Rays, before: float) -> Int[np.ndarray, " _"]:
     """The rays that meet a solid at t < `before`; one that meets several may be named twice."""
     hits = []
     for solid in scene.solids:
         ray, distance = _meet(solid, rays)
         hits.append(ray[distance < before])
-    return np.concatenate(hits) if hits else np.zeros(0, np.int64)
+    return np.concatenate(hits)
 
 
-def _room(scene: Scene, rays: Rays) -> tuple[Component, UInt8[np.ndarray, " ray"], Bool[np.ndarray, " ray"]]:
+def points(rays: Rays, t: PerRay, ray: Int[np.ndarray, " _"] | slice, zero: Vector) -> Points:
+    """The points at t on some of the rays, in coordinates that begin at `zero`."""
+    return _column([o - z for o, z in zip(rays.origin, zero, strict=True)]) + rays.direction[:, ray] * t[ray]
+
+
+def dot(first: Points, second: Points) -> PerRay:
+    """Scalar product of vectors side by side."""
+    product = first * second
+    return (product[0] + product[1]) + product[2]
+
+
+def _column(vector: list[float] | Vector) -> Float32[np.ndarray, "3 1"]:
+    return np.array([[part] for part in vector], np.float32)
+
+
+def _room(scene: Scene, rays: Rays) -> tuple[PerRay, UInt8[np.ndarray, " _"], Bool[np.ndarray, " _"]]:
+    """The room's nearest plane is the one of the largest 1/t, which is linear in the direction."""
+    x, y, z = rays.direction
     eye_x, eye_y, eye_z = rays.origin
-    wall_x = (np.copysign(np.float32(scene.half_room), rays.x) - eye_x) / rays.x
-    wall_y = (np.copysign(np.float32(scene.half_room), rays.y) - eye_y) / rays.y
-    down = np.where(rays.z < 0, -1 / rays.z, _INFINITY)
-    floor = down * eye_z
-    faces_x = wall_x < wall_y
-    wall = np.minimum(wall_x, wall_y)
-    surface = (wall <= floor).astype(np.uint8)
-    t = np.minimum(wall, floor)
+    wall_x = _inverse_distance_to_walls(x, eye_x, scene.half_room)
+    wall_y = _inverse_distance_to_walls(y, eye_y, scene.half_room)
+    floor = z * (-1 / eye_z)
+    wall = np.maximum(wall_x, wall_y)
+    surface = (wall > floor).astype(np.uint8)
+    t = 1 / np.maximum(wall, floor)
     if scene.table is not None:
-        table = down * (eye_z - scene.table.height)
-        on_table = np.abs(eye_x + table * rays.x) < scene.table.half_x
-        on_table &= np.abs(eye_y + table * rays.y) < scene.table.half_y
-        on_table &= table < t
-        t[on_table] = table[on_table]
+        table = (scene.table.height - eye_z) / z
+        on_table = np.abs(eye_x + table * x) < scene.table.half_x
+        on_table &= np.abs(eye_y + table * y) < scene.table.half_y
+        on_table &= (table > 0) & (table < t)
+        np.putmask(t, on_table, table)
         surface[on_table] = TABLE
-    return t, surface, faces_x
+    return t, surface, wall_x > wall_y
 
 
-def _meet(solid: Solid, rays: Rays) -> tuple[Int[np.ndarray, " hit"], Float32[np.ndarray, " hit"]]:
-    """Rays that come near a solid, and where they enter it (infinity if they do not)."""
-    to_x, to_y, to_z = (c - o for c, o in zip(solid.centre, rays.origin, strict=True))
-    along = rays.x * to_x + rays.y * to_y + rays.z * to_z
-    tangent_sq = to_x**2 + to_y**2 + to_z**2 - solid.bounding_radius**2
+def _inverse_distance_to_walls(direction: PerRay, start: float, half_room: float) -> PerRay:
+    """1/t at whichever of the walls at +-half_room the ray approaches."""
+    return np.maximum(direction * (1 / (half_room - start)), direction * (-1 / (half_room + start)))
+
+
+def _meet(solid: Solid, rays: Rays) -> tuple[Int[np.ndarray, " _"], PerRay]:
+    """Rays that meet the bounding sphere of a solid, and t where they enter the solid (infinity if not)."""
+    x, y, z = solid.centre
+    center = (x - rays.origin[0], y - rays.origin[1], z - rays.origin[2])
+    distance_sq = center[0] ** 2 + center[1] ** 2 + center[2] ** 2
+    along = dot(rays.direction, _column(center))
+    tangent_sq = distance_sq - solid.bounding_radius**2
     near = np.flatnonzero((along > 0) & (along * along > rays.length_sq * tangent_sq))
-    cosine, sine = math.cos(solid.yaw), math.sin(solid.yaw)
-    origin = (-cosine * to_x - sine * to_y, sine * to_x - cosine * to_y, -to_z)
-    world_x, world_y = rays.x[near], rays.y[near]
-    x, y, z = cosine * world_x + sine * world_y, cosine * world_y - sine * world_x, rays.z[near]
+    direction = rays.direction[:, near]
     match solid.shape:
         case 0:
-            return near, _enter_cube(solid, origin, x, y, z)
+            return near, _enter_cube(solid, center, direction)
         case 1:
-            return near, _enter_cylinder(solid, origin, x, y, z)
+            return near, _enter_cylinder(solid, center, direction)
         case 2:
-            return near, _enter_sphere(solid.radius, origin, x, y, z)
+            return near, _enter_sphere(along[near], rays.length_sq[near], distance_sq - solid.radius**2)
         case _:
-            return near, _enter_capsule(solid, origin, x, y, z)
+            return near, _enter_capsule(solid, center, direction, along[near], rays.length_sq[near])
 
 
-def _enter_cube(solid: Solid, origin: Vector, x: Component, y: Component, z: Component) -> Component:
+def _enter_cube(solid: Solid, center: Vector, direction: Points) -> PerRay:
     """Slabs: the last of the near faces, if it comes before the first of the far ones."""
-    enter, leave = np.full_like(x, -np.inf), np.full_like(x, np.inf)
-    for start, direction, half in zip(
-        origin, (x, y, z), (solid.radius, solid.radius, solid.half_height), strict=True
-    ):
-        inverse = 1 / direction
-        middle, spread = -start * inverse, np.abs(half * inverse)
-        enter = np.maximum(enter, middle - spread)
-        leave = np.minimum(leave, middle + spread)
+    cosine, sine = math.cos(solid.yaw), math.sin(solid.yaw)
+    center_x, center_y = cosine * center[0] + sine * center[1], cosine * center[1] - sine * center[0]
+    x, y = cosine * direction[0] + sine * direction[1], cosine * direction[1] - sine * direction[0]
+    inverse = 1 / np.stack([x, y, direction[2]])
+    middle = inverse * _column((center_x, center_y, center[2]))
+    spread = np.abs(inverse * _column((solid.radius, solid.radius, solid.half_height)))
+    near, far = middle - spread, middle + spread
+    enter = np.maximum(np.maximum(near[0], near[1]), near[2])
+    leave = np.minimum(np.minimum(far[0], far[1]), far[2])
     return np.where(enter < leave, enter, _INFINITY)
 
 
-def _enter_sphere(radius: float, origin: Vector, x: Component, y: Component, z: Component) -> Component:
-    """The nearer root of |origin + t * direction| = radius."""
-    square = x * x + y * y + z * z
-    half_slope = origin[0] * x + origin[1] * y + origin[2] * z
-    discriminant = half_slope * half_slope - square * (
-        origin[0] ** 2 + origin[1] ** 2 + origin[2] ** 2 - radius**2
-    )
-    root = (-half_slope - np.sqrt(np.maximum(discriminant, 0))) / square
+def _enter_sphere(along: PerRay, length_sq: PerRay, tangent_sq: float | PerRay) -> PerRay:
+    """The nearer root of |t * direction - center| = radius.
+
+    Args:
+        along: Scalar product of direction and center.
+        length_sq: Squared length of the direction.
+        tangent_sq: Squared distance of the center less the squared radius.
+    """
+    discriminant = along * along - length_sq * tangent_sq
+    root = (along - np.sqrt(np.maximum(discriminant, 0))) / length_sq
     return np.where(discriminant > 0, root, _INFINITY)
 
 
-def _enter_tube(
-    radius: float, origin: Vector, x: Component, y: Component
-) -> tuple[Component, Bool[np.ndarray, " ray"]]:
-    """Where rays enter an endless cylinder around the z axis, and whether they do."""
-    square = x * x + y * y + _TINY
-    half_slope = origin[0] * x + origin[1] * y
-    discriminant = half_slope * half_slope - square * (origin[0] ** 2 + origin[1] ** 2 - radius**2)
-    return (-half_slope - np.sqrt(np.maximum(discriminant, 0))) / square, discriminant > 0
-
-
-def _enter_cylinder(solid: Solid, origin: Vector, x: Component, y: Component, z: Component) -> Component:
-    """The tube between its ends, or the flat end that faces the ray."""
-    tube, meets = _enter_tube(solid.radius, origin, x, y)
-    side = meets & (np.abs(origin[2] + tube * z) <= solid.half_height)
-    end = (np.copysign(np.float32(solid.half_height), -z) - origin[2]) / z
-    end_x, end_y = origin[0] + end * x, origin[1] + end * y
-    on_end = end_x * end_x + end_y * end_y <= solid.radius**2
-    return np.where(side, tube, np.where(on_end, end, _INFINITY))
-
-
-def _enter_capsule(solid: Solid, origin: Vector, x: Component, y: Component, z: Component) -> Component:
-    """The tube between its ends, or the sphere at the end beyond which the ray enters the tube."""
-    tube, meets = _enter_tube(solid.radius, origin, x, y)
-    height = origin[2] + tube * z
-    side = meets & (np.abs(height) <= solid.half_height)
-    top = _enter_sphere(solid.radius, (origin[0], origin[1], origin[2] - solid.half_height), x, y, z)
-    bottom = _enter_sphere(solid.radius, (origin[0], origin[1], origin[2] + solid.half_height), x, y, z)
-    return np.where(side, tube, np.where(height > 0, top, bottom))
-
-
-def _normal(
-    solid: Solid, rays: Rays, ray: Int[np.ndarray, " hit"], t: Float32[np.ndarray, " hit"]
-) -> tuple[Float32[np.ndarray, " hit"], Float32[np.ndarray, " hit"], Float32[np.ndarray, " hit"]]:
-    """Outward unit normal of the solid at the points origin + t * direction."""
-    world_x = rays.origin[0] - solid.centre[0] + t * rays.x[ray]
-    world_y = rays.origin[1] - solid.centre[1] + t * rays.y[ray]
-    z = rays.origin[2] - solid.centre[2] + t * rays.z[ray]
-    if solid.shape == SPHERE:
-        return world_x / solid.radius, world_y / solid.radius, z / solid.radius
-    if solid.shape == CAPSULE:
-        beyond = z - np.clip(z, -solid.half_height, solid.half_height)
-        return world_x / solid.radius, world_y / solid.radius, beyond / solid.radius
-    if solid.shape == CYLINDER:
-        end = np.abs(z) > solid.half_height - _CAP_MARGIN_M
-        side = np.where(end, np.float32(0), np.float32(1 / solid.radius))
-        return world_x * side, world_y * side, np.where(end, np.sign(z), np.float32(0))
-    assert solid.shape == CUBE
-    cosine, sine = math.cos(solid.yaw), math.sin(solid.yaw)
-    x, y = (
-        (cosine * world_x + sine * world_y) / solid.radius,
-        (cosine * world_y - sine * world_x) / solid.radius,
+def _enter_tube(radius: float, center: Vector, direction: Points) -> PerRay:
+    """Where rays enter an endless upright cylinder."""
+    x, y, _ = direction
+    return _enter_sphere(
+        x * center[0] + y * center[1], x * x + y * y + _TINY, center[0] ** 2 + center[1] ** 2 - radius**2
     )
-    z = z / solid.half_height
-    size_x, size_y = np.abs(x), np.abs(y)
-    end = np.abs(z) > np.maximum(size_x, size_y)
-    normal_x = np.where(~end & (size_x >= size_y), np.sign(x), np.float32(0))
-    normal_y = np.where(~end & (size_x < size_y), np.sign(y), np.float32(0))
-    normal_z = np.where(end, np.sign(z), np.float32(0))
-    return cosine * normal_x - sine * normal_y, sine * normal_x + cosine * normal_y, normal_z
+
+
+def _enter_cylinder(solid: Solid, center: Vector, direction: Points) -> PerRay:
+    """The tube between its ends, or the flat end that faces the ray."""
+    x, y, z = direction
+    tube = _enter_tube(solid.radius, center, direction)
+    on_side = np.abs(tube * z - center[2]) <= solid.half_height
+    end = (center[2] - np.copysign(np.float32(solid.half_height), z)) / z
+    end_x, end_y = end * x - center[0], end * y - center[1]
+    on_end = end_x * end_x + end_y * end_y <= solid.radius**2
+    return np.where(on_side, tube, np.where(on_end, end, _INFINITY))
+
+
+def _enter_capsule(
+    solid: Solid, center: Vector, direction: Points, along: PerRay, length_sq: PerRay
+) -> PerRay:
+    """The tube between its ends, or the sphere at the end beyond which the ray enters the tube."""
+    z = direction[2]
+    tube = _enter_tube(solid.radius, center, direction)
+    height = tube * z - center[2]
+    end = np.copysign(np.float32(solid.half_height), height)
+    tangent_sq = end * (2 * center[2]) + (
+        center[0] ** 2 + center[1] ** 2 + center[2] ** 2 + solid.half_height**2 - solid.radius**2
+    )
+    return np.where(
+        np.abs(height) <= solid.half_height, tube, _enter_sphere(along + end * z, length_sq, tangent_sq)
+    )
+
+
+def _normal(solid: Solid, point: Points) -> Points:
+    """Outward unit normal at points of the surface, given from the solid's centre."""
+    x, y, z = point
+    match solid.shape:
+        case 0:
+            return _cube_normal(solid, point)
+        case 1:
+            end = np.abs(z) > solid.half_height - _END_MARGIN_M
+            return np.stack([x / solid.radius * ~end, y / solid.radius * ~end, np.sign(z) * end])
+        case 2:
+            return point / np.float32(solid.radius)
+        case _:
+            beyond = z - np.clip(z, -solid.half_height, solid.half_height)
+            return np.stack([x, y, beyond]) / np.float32(solid.radius)
+
+
+def _cube_normal(solid: Solid, point: Points) -> Points:
+    """That of the face whose plane is nearest to the point."""
+    cosine, sine = math.cos(solid.yaw), math.sin(solid.yaw)
+    x = (cosine * point[0] + sine * point[1]) / solid.radius
+    y = (cosine * point[1] - sine * point[0]) / solid.radius
+    z = point[2] / solid.half_height
+    face_z = np.abs(z) > np.maximum(np.abs(x), np.abs(y))
+    face_x = ~face_z & (np.abs(x) > np.abs(y))
+    x, y, z = np.sign(x) * face_x, np.sign(y) * ~(face_x | face_z), np.sign(z) * face_z
+    return np.stack([cosine * x - sine * y, sine * x + cosine * y, z])

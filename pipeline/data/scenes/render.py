@@ -4,13 +4,12 @@ A picture is a function of its scene alone, so it cannot depend on what is rende
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 
-from pipeline.data.scenes.raycast import WALL, Component, Hits, Rays, blocked, cast
-from pipeline.data.scenes.scene import CHECKS, PLAIN, Camera, Scene, Vector
+from pipeline.data.scenes.raycast import WALL, Hits, PerRay, Points, Rays, blocked, cast, dot, points
+from pipeline.data.scenes.scene import CHECKS, PLAIN, Camera, Scene
 
 SUBPIXELS = ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))
 """Where an antialiased pixel is sampled, from its middle and in pixels."""
@@ -41,36 +40,31 @@ def render(scene: Scene, size: int, antialias: bool = True) -> Picture:
 
     Only colour is antialiased: depth and labels are those of the pixel's middle.
     """
-    right, up = _pixel_middles(size)
+    middle = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / size) - 1
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        rays = _camera_rays(scene.camera, right, up)
+        rays = _camera_rays(scene.camera, middle[None, :], -middle[:, None])
         hits = cast(scene, rays)
-        rgb = _shade(scene, rays, hits)
+        rgb = np.minimum(_shade(scene, rays, hits), 1)
         if antialias:
             edge = _edges(hits.surface.reshape(size, size))
-            rgb[edge] = _supersampled(scene, right[edge], up[edge], size)
+            rgb[:, edge] = _supersampled(scene, middle[edge % size], -middle[edge // size], 2 / size)
     labels = np.array(scene.surface_labels, np.uint8)
     return Picture(
-        rgb=np.minimum(rgb, 1).reshape(size, size, 3),
+        rgb=np.ascontiguousarray(rgb.T).reshape(size, size, 3),
         depth_m=hits.t.reshape(size, size),
         seg=labels[hits.surface].reshape(size, size),
     )
 
 
-@lru_cache(maxsize=4)
-def _pixel_middles(size: int) -> tuple[Component, Component]:
-    """Position to the right and up, in -1..1, of every pixel in reading order."""
-    middle = (np.arange(size, dtype=np.float32) + 0.5) * np.float32(2 / size) - 1
-    return np.tile(middle, size), np.repeat(-middle, size)
-
-
-def _camera_rays(camera: Camera, right: Component, up: Component) -> Rays:
+def _camera_rays(camera: Camera, right: Float32[np.ndarray, "..."], up: Float32[np.ndarray, "..."]) -> Rays:
+    """Rays through points of the picture, -1..1 to the right and up; the two broadcast."""
     right, up = right * camera.half_width, up * camera.half_width
-    x, y, z = (
-        forward + right * along_right + up * along_up
-        for forward, along_right, along_up in zip(camera.forward, camera.right, camera.up, strict=True)
+    forward, along_right, along_up = (
+        np.array(axis, np.float32).reshape(3, *(1,) * right.ndim)
+        for axis in (camera.forward, camera.right, camera.up)
     )
-    return Rays(camera.eye, x, y, z, 1 + right * right + up * up)
+    direction = (forward + up * along_up) + right * along_right
+    return Rays(camera.eye, direction.reshape(3, -1), ((1 + up * up) + right * right).ravel())
 
 
 def _edges(surface: UInt8[np.ndarray, "height width"]) -> Int[np.ndarray, " edge"]:
@@ -84,82 +78,84 @@ def _edges(surface: UInt8[np.ndarray, "height width"]) -> Int[np.ndarray, " edge
     return np.flatnonzero(edge)
 
 
-def _supersampled(scene: Scene, right: Component, up: Component, size: int) -> Float32[np.ndarray, "ray 3"]:
+def _supersampled(scene: Scene, right: PerRay, up: PerRay, pixel: float) -> Points:
     """Mean colour over the sub-pixels, each limited to what a sensor can hold."""
-    pixel = 2 / size
     rays = _camera_rays(
         scene.camera,
         np.concatenate([right + x * pixel for x, _ in SUBPIXELS]),
         np.concatenate([up + y * pixel for _, y in SUBPIXELS]),
     )
-    rgb = np.minimum(_shade(scene, rays, cast(scene, rays)), 1)
-    first, second, third, fourth = rgb.reshape(len(SUBPIXELS), -1, 3)
-    return ((first + second) + (third + fourth)) * 0.25
+    rgb = np.minimum(_shade(scene, rays, cast(scene, rays)), 1).reshape(3, len(SUBPIXELS), -1)
+    return ((rgb[:, 0] + rgb[:, 1]) + (rgb[:, 2] + rgb[:, 3])) * np.float32(1 / len(SUBPIXELS))
 
 
-def _shade(scene: Scene, rays: Rays, hits: Hits) -> Float32[np.ndarray, "ray 3"]:
+def _shade(scene: Scene, rays: Rays, hits: Hits) -> Points:
     """Colour: ambient and point light with shadows, and a highlight on solids.
 
     Source: the highlight is Blinn 1977, "Models of light reflection", with exponent 32.
     """
     light = scene.light
-    x, y, z = (start + hits.t * d for start, d in zip(rays.origin, (rays.x, rays.y, rays.z), strict=True))
-    from_light = (x - light.position[0], y - light.position[1], z - light.position[2])
-    distance_sq = from_light[0] ** 2 + from_light[1] ** 2 + from_light[2] ** 2
-    to_wall = np.where(hits.faces_x, np.abs(from_light[0]), np.abs(from_light[1]))
-    is_wall = hits.surface == WALL
-    toward_light = np.where(is_wall, to_wall, -from_light[2])
-    faces_up = np.where(is_wall, np.float32(0), np.float32(1))
-    for hit in hits.solids.values():
-        toward_light[hit.ray] = _dot(hit.normal, tuple(-part[hit.ray] for part in from_light))
-        faces_up[hit.ray] = hit.normal[2]
+    from_light = points(rays, hits.t, slice(None), light.position)
+    wall = hits.surface == WALL
+    wall_x, wall_y = wall & hits.faces_x, wall & ~hits.faces_x
+    faces_up = (~wall).astype(np.float32)
+    toward_light = np.abs(from_light[0]) * wall_x + np.abs(from_light[1]) * wall_y - from_light[2] * faces_up
+    for seen in hits.solids.values():
+        toward_light[seen.ray] = -dot(seen.normal, from_light[:, seen.ray])
+        faces_up[seen.ray] = seen.normal[2]
 
-    toward_light = np.maximum(toward_light, 0)
-    toward_light[blocked(scene, Rays(light.position, *from_light, distance_sq), _BEFORE_THE_POINT)] = 0
-    cosine = toward_light / np.sqrt(distance_sq)
-    shade = light.ambient * (0.8 + 0.2 * faces_up) + (2 * _FALLOFF_SQ * light.power) * cosine / (
-        _FALLOFF_SQ + distance_sq
-    )
+    distance_sq = dot(from_light, from_light)
+    toward_light[blocked(scene, Rays(light.position, from_light, distance_sq), _BEFORE_THE_POINT)] = 0
+    cosine = np.maximum(toward_light, 0) / np.sqrt(distance_sq)
+    shade = cosine * (2 * _FALLOFF_SQ * light.power) / (distance_sq + _FALLOFF_SQ)
+    shade += faces_up * (light.ambient * 0.2) + light.ambient * 0.8
     if scene.pattern != PLAIN:
-        shade *= _pattern(scene, x, y, is_wall, hits)
-    rgb = np.take(np.array(scene.surface_colours, np.float32), hits.surface, axis=0)
-    rgb *= shade[:, None]
-    for hit in hits.solids.values():
-        lit = cosine[hit.ray] > 0
-        rgb[hit.ray] += (light.specular * lit * _highlight(rays, hit.ray, hit.normal, from_light))[:, None]
+        shade *= _pattern(scene, rays, hits, wall)
+
+    rgb = _albedo(scene, hits) * shade
+    for seen in hits.solids.values():
+        highlight = _highlight(rays.direction[:, seen.ray], from_light[:, seen.ray], seen.normal)
+        rgb[:, seen.ray] += highlight * (cosine[seen.ray] > 0) * light.specular
     return rgb
 
 
-def _pattern(scene: Scene, x: Component, y: Component, is_wall: np.ndarray, hits: Hits) -> Component:
-    """What the pattern leaves of a room surface's colour; 1 on solids."""
+def _albedo(scene: Scene, hits: Hits) -> Points:
+    """What share of red, green and blue each ray's surface reflects."""
+    colours = np.array(scene.surface_colours, np.float32)[:, :, None]
+    albedo = (hits.surface == 0) * colours[0]
+    for number in range(1, scene.first_solid):
+        albedo += (hits.surface == number) * colours[number]
+    for number, seen in hits.solids.items():
+        albedo[:, seen.ray] = colours[number]
+    return albedo
+
+
+def _pattern(scene: Scene, rays: Rays, hits: Hits, wall: Bool[np.ndarray, " _"]) -> PerRay:
+    """What the pattern leaves of a room surface's colour; 1 on solids.
+
+    Floor and table are patterned along x and y, walls along x + y, that is, horizontally.
+    """
+    x, y, _ = points(rays, hits.t, slice(None), (0.0, 0.0, 0.0))
+    along = x + y * wall
     if scene.pattern == CHECKS:
-        row = np.floor(np.where(is_wall, x + y, x) * _CHECKS_PER_M)
-        column = np.floor(np.where(is_wall, np.float32(0), y) * _CHECKS_PER_M)
-        half = (row + column) * 0.5
-        dark = 2 * (half - np.floor(half))
+        column = np.floor(y * ~wall * _CHECKS_PER_M)
+        half = (np.floor(along * _CHECKS_PER_M) + column) * 0.5
+        dark = (half - np.floor(half)) * 2
     else:
-        phase = np.where(is_wall, x + y, x) * _STRIPES_PER_M
+        phase = along * _STRIPES_PER_M
         phase -= np.floor(phase) + 0.5
-        dark = 0.5 + 4 * phase - 8 * phase * np.abs(phase)
-    left = 1 - scene.contrast * dark
-    for hit in hits.solids.values():
-        left[hit.ray] = 1
+        dark = phase * (4 - np.abs(phase) * 8) + 0.5
+    left = 1 - dark * scene.contrast
+    for seen in hits.solids.values():
+        left[seen.ray] = 1
     return left
 
 
-def _highlight(
-    rays: Rays, ray: Int[np.ndarray, " hit"], normal: tuple[Component, ...], from_light: tuple[Component, ...]
-) -> Component:
+def _highlight(view: Points, light: Points, normal: Points) -> PerRay:
     """Cosine between the normal and the half-way direction, to the power of 32."""
-    view = tuple(part[ray] for part in (rays.x, rays.y, rays.z))
-    light = tuple(part[ray] for part in from_light)
-    view_length, light_length = np.sqrt(_dot(view, view)), np.sqrt(_dot(light, light))
-    half = tuple(-v / view_length - l / light_length for v, l in zip(view, light, strict=True))
-    cosine = np.maximum(_dot(normal, half) / np.sqrt(_dot(half, half)), 0)
-    for _ in range(5):
-        cosine = cosine * cosine
-    return cosine
-
-
-def _dot(first: tuple[Component, ...], second: tuple[Component, ...]) -> Component:
-    return first[0] * second[0] + first[1] * second[1] + first[2] * second[2]
+    half = view / np.sqrt(dot(view, view)) + light / np.sqrt(dot(light, light))
+    cosine = np.maximum(-dot(normal, half), 0)
+    power = cosine * cosine / dot(half, half)
+    for _ in range(4):
+        power = power * power
+    return power
