@@ -62,13 +62,19 @@ def depth_image(
         raise ValueError(f"depth colours need low_m < high_m, not {low_m} and {high_m}")
     known = np.ones(depth_m.shape, bool) if valid is None else valid
     share = (np.where(known, depth_m, low_m) - low_m) / (high_m - low_m)
-    image = _depth_colours()[np.rint(np.clip(share, 0.0, 1.0) * 255.0).astype(np.uint8)]
-    return np.where(known[..., None], image, np.array(NO_DEPTH, np.uint8))
+    image: UInt8[np.ndarray, "height width 3"] = _depth_colours()[
+        np.rint(np.clip(share, 0.0, 1.0) * 255.0).astype(np.uint8)
+    ]
+    image[~known] = NO_DEPTH
+    return image
 
 
 def seg_image(labels: Integer[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
     """Each label in its colour of `PALETTE`; ignored pixels almost black."""
-    return np.take(_label_colours(), np.clip(labels, 0, IGNORE_INDEX), axis=0)
+    image: UInt8[np.ndarray, "height width 3"] = np.take(
+        _label_colours(), np.clip(labels, 0, IGNORE_INDEX), axis=0
+    )
+    return image
 
 
 def class_colour(label: int) -> tuple[int, int, int]:

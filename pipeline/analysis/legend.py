@@ -101,13 +101,13 @@ def _paint_scale(
     write(brush, (x, y + 7), "depth (m)", font(NOTE_PX), anchor="lm")
     start = x + _SCALE_LABEL_PX
     canvas.paste(Image.fromarray(depth_bar(width, 14)), (start, y))
-    for tick in _ticks(low, high):
+    for tick in round_ticks(low, high):
         centre = start + round((tick - low) / (high - low) * (width - 1))
         brush.line((centre, y + 14, centre, y + 17), fill=INK)
         write(brush, (centre, y + 19), f"{tick:g}", font(NOTE_PX), anchor="ma")
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def round_ticks(low: float, high: float) -> list[float]:
     """At most six round numbers from low to high."""
     spacing = next(
         step * 10.0**power
