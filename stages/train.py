@@ -54,8 +54,9 @@ def run(config: TrainInputs, context: Context) -> Manifest:
         if not context.world.is_main:
             return Manifest()
         save_pretrained(context.directory, state.average, config.model, config.objective, dataset.info)
+    last = history.read_lines(context.directory / HISTORY)[-1]
     return Manifest(
-        metrics=dict(history.read_lines(context.directory / HISTORY)[-1]),
+        metrics={name: float(value) for name, value in last.items()},
         headline=("loss", "samples_seen"),
         outputs={"model": "model.safetensors", "description": "model.json", "history": HISTORY},
         timing={"train_s": elapsed_s, "samples_per_s": (state.samples_seen - samples_before) / elapsed_s},

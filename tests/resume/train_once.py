@@ -1,0 +1,93 @@
+"""Run the train stage once, as a worker would, and die where the test says.
+
+    python train_once.py DATASET DIRECTORY [--die saved:N | saving:N] [--double]
+
+`saved:N` kills at the end of the N-th checkpoint, `saving:N` in the middle of writing it.
+"""
+
+import argparse
+import os
+import signal
+from pathlib import Path
+
+import torch
+
+import stages.train
+from pipeline.config.schema import Model, Objective, Train
+from pipeline.orchestration.progress import Progress
+from pipeline.orchestration.stage import Context, Manifest, World
+from pipeline.training import checkpoint
+from stages.train import TrainInputs
+
+CONFIG = TrainInputs(
+    Model(latent=6, private={"rgb": 3}, width=8),
+    Objective(beta_warmup_samples=32),
+    Train(
+        samples=96,
+        batch=8,
+        warmup_samples=16,
+        ema_half_life_samples=16,
+        log_samples=24,
+        checkpoint_samples=16,
+        precision="fp32",
+        device="cpu",
+    ),
+)
+
+
+def train(
+    dataset: Path, directory: Path, world: World | None = None, stop_after: int | None = None
+) -> Manifest:
+    torch.set_num_threads(1)
+    directory.mkdir(parents=True, exist_ok=True)
+    asked = iter(range(10**6))
+    context = Context(
+        run_name="test",
+        seed=0,
+        root=directory,
+        directory=directory,
+        inputs={"dataset": dataset},
+        world=world or World(),
+        progress=Progress("train", silent=True),
+        stop_requested=lambda: stop_after is not None and next(asked) >= stop_after,
+    )
+    return stages.train.run(CONFIG, context)
+
+
+def die_at(what: str, count: int) -> None:
+    """Replace a step of saving by the same step and a kill, the `count`-th time."""
+    name = {"saved": "_prune", "saving": "_sync_directory"}[what]
+    original, calls = getattr(checkpoint, name), iter(range(1, 10**6))
+
+    def step(*arguments: object) -> None:
+        if what == "saving" and ".saving-" not in str(arguments[0]):
+            return original(*arguments)
+        original(*arguments)
+        if next(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(checkpoint, name, step)
+
+
+def in_double_precision() -> None:
+    """Build models in float64, so that only the order of sums is left to differ."""
+    original = stages.train.build_autoencoder
+    stages.train.build_autoencoder = lambda *arguments: original(*arguments).double()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--die")
+    parser.add_argument("--double", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.die:
+        what, _, count = arguments.die.partition(":")
+        die_at(what, int(count))
+    if arguments.double:
+        in_double_precision()
+    rank, size = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
+    )
+    train(arguments.dataset, arguments.directory, World(rank, size, rank, size))
