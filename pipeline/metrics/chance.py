@@ -24,7 +24,7 @@ _SPLIT, _PERMUTE, _RESAMPLE = range(3)
 
 def interpretability_scores(
     codes: Codes,
-    factors: Factors,
+    factors: Factors | None,
     *,
     permutations: int = 20,
     bootstrap: int = 50,
@@ -41,12 +41,13 @@ def interpretability_scores(
 
     Args:
         codes: Posterior means.
-        factors: Integer values; every factor has at least two.
+        factors: Integer values; every factor has at least two. None: only active units are counted.
         permutations: For the floor; 0: none is given.
         bootstrap: For the interval; 0: none is given.
         seed: Of the split between fitting and testing, of permutations, resamples and trees.
         threads: Permutations and resamples computed at once; the result does not depend on it.
-        done: Called once for each score computed, `1 + permutations + bootstrap` times.
+        done: Called once for each score computed, `1 + permutations + bootstrap` times (without
+            factors nothing is permuted).
 
     Returns:
         Keys dci_d, dci_c, dci_i, mig and active_units with their suffixes. Active units have no
@@ -61,13 +62,13 @@ def interpretability_scores(
         purpose, number = job
         rng = np.random.default_rng((seed, purpose, number))
         values, fit_rows, test_rows = factors, fit, test
-        if purpose == _PERMUTE:
+        if purpose == _PERMUTE and factors is not None:
             values = factors[rng.permutation(len(factors))]
         elif purpose == _RESAMPLE:
             fit_rows, test_rows = rng.choice(fit, len(fit)), rng.choice(test, len(test))
         return _scores(codes, values, fit_rows, test_rows, int(rng.integers(2**31)))
 
-    jobs = list(_jobs(permutations, bootstrap))
+    jobs = list(_jobs(0 if factors is None else permutations, bootstrap))
     results: dict[int, list[Scores]] = {_SPLIT: [], _PERMUTE: [], _RESAMPLE: []}
     with ThreadPoolExecutor(threads) as pool:
         for (purpose, _), result in zip(jobs, pool.map(score, jobs), strict=True):
@@ -82,15 +83,20 @@ def _jobs(permutations: int, bootstrap: int) -> Iterator[tuple[int, int]]:
     yield from ((_RESAMPLE, number) for number in range(bootstrap))
 
 
-def _scores(codes: Codes, factors: Factors, fit: Rows, test: Rows, seed: int) -> Scores:
+def _scores(codes: Codes, factors: Factors | None, fit: Rows, test: Rows, seed: int) -> Scores:
     rows = np.concatenate([fit, test])
-    parts = dci(codes[fit], factors[fit], codes[test], factors[test], protocol="fast", seed=seed)
+    active = {"active_units": float(active_units(codes[rows]))}
+    if factors is None:
+        return active
+    varies = np.ptp(factors[rows], axis=0) > 0  # a rare value can be missing from a resample
+    values = factors[:, varies]
+    parts = dci(codes[fit], values[fit], codes[test], values[test], protocol="fast", seed=seed)
     return {
         "dci_d": parts.disentanglement,
         "dci_c": parts.completeness,
         "dci_i": parts.informativeness,
-        "mig": mutual_information_gap(codes[rows], factors[rows]),
-        "active_units": float(active_units(codes[rows])),
+        "mig": mutual_information_gap(codes[rows], values[rows]),
+        **active,
     }
 
 

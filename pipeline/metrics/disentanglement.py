@@ -97,10 +97,10 @@ def completeness(importance: Float[np.ndarray, "latent factor"]) -> float:
 
 
 def dci(
-    train_codes: Codes,
-    train_factors: Factors,
-    test_codes: Codes,
-    test_factors: Factors,
+    train_codes: Float[np.ndarray, "train latent"],
+    train_factors: Int[np.ndarray, "train factor"],
+    test_codes: Float[np.ndarray, "test latent"],
+    test_factors: Int[np.ndarray, "test factor"],
     *,
     protocol: Protocol = "dlib-v1",
     seed: int = 0,
@@ -175,6 +175,6 @@ def _information_about(
     counts = np.bincount(cell.ravel(), minlength=latents * bins * len(values))
     joint = counts.reshape(latents, bins, len(values)) / samples
     independent = joint.sum(2, keepdims=True) * joint.sum(1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(joint > 0.0, joint * np.log(joint / independent), 0.0)
-    return np.maximum(terms.sum(axis=(1, 2)), 0.0)
+    ratio = np.divide(joint, independent, out=np.ones_like(joint), where=joint > 0.0)
+    information: Float[np.ndarray, " latent"] = np.maximum(np.sum(joint * np.log(ratio), axis=(1, 2)), 0.0)
+    return information

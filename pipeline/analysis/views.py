@@ -1,0 +1,76 @@
+"""Scenes as a person sees them, real or decoded: colours, metres and class labels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from pipeline.data.batch import Batch
+from pipeline.data.modality import IGNORE_INDEX
+from pipeline.models.autoencoder import Decoded, SharedLatentAutoencoder
+
+
+@dataclass(frozen=True)
+class Views:
+    """The same scenes in each modality; None where there is no such modality.
+
+    Attributes:
+        rgb: Values 0..1; NaN where a scene lacks the modality.
+        depth_m: Planar z in metres, NaN where unknown.
+        labels: Class indices, 255 where unknown.
+    """
+
+    rgb: Float32[np.ndarray, "scene 3 height width"] | None = None
+    depth_m: Float32[np.ndarray, "scene height width"] | None = None
+    labels: UInt8[np.ndarray, "scene height width"] | None = None
+
+    def __len__(self) -> int:
+        return next(len(part) for part in (self.rgb, self.depth_m, self.labels) if part is not None)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        image = next(part for part in (self.rgb, self.depth_m, self.labels) if part is not None)
+        return image.shape[-2], image.shape[-1]
+
+    def __getitem__(self, rows: slice) -> "Views":
+        parts = (None if part is None else part[rows] for part in (self.rgb, self.depth_m, self.labels))
+        return Views(*parts)
+
+
+def joined(parts: list[Views]) -> Views:
+    """One after another; all have the same modalities."""
+    return Views(
+        _concatenated([part.rgb for part in parts]),
+        _concatenated([part.depth_m for part in parts]),
+        _concatenated([part.labels for part in parts]),
+    )
+
+
+def batch_views(batch: Batch) -> Views:
+    """Real scenes; what is absent or has no value is unknown."""
+    rgb = depth_m = labels = None
+    if modality := batch.modalities.get("rgb"):
+        rgb = np.where(modality.valid[:, None].numpy(), modality.value.numpy(), np.float32(np.nan))
+    if modality := batch.modalities.get("depth"):
+        depth_m = np.where(modality.valid.numpy(), modality.value[:, 0].numpy(), np.float32(np.nan))
+    if modality := batch.modalities.get("seg"):
+        labels = np.where(modality.valid.numpy(), modality.value.numpy(), IGNORE_INDEX).astype(np.uint8)
+    return Views(rgb, depth_m, labels)
+
+
+def decoded_views(model: SharedLatentAutoencoder, decoded: Decoded) -> Views:
+    """The likelihoods' locations; each pixel's label is its most probable class."""
+    rgb = depth_m = labels = None
+    if decoded.rgb is not None:
+        rgb = decoded.rgb.clamp(0.0, 1.0).float().cpu().numpy()
+    if decoded.depth is not None:
+        depth_m = model.to_metres(decoded.depth)[:, 0].float().cpu().numpy()
+    if decoded.seg is not None:
+        labels = decoded.seg.argmax(dim=1).cpu().numpy().astype(np.uint8)
+    return Views(rgb, depth_m, labels)
+
+
+def _concatenated(parts: list[np.ndarray | None]) -> np.ndarray | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known else None
