@@ -48,9 +48,13 @@ def plan(arguments: argparse.Namespace) -> int:
 def status(arguments: argparse.Namespace) -> int:
     """`status CONFIG`: how far it is and what to type next."""
     from pipeline.orchestration.status import status as ask
+    from pipeline.orchestration.tracking import reconcile
 
     config = load_config(arguments.config, arguments.overrides)
-    said = ask(config, _root(arguments), _origin(arguments))
+    root = _root(arguments)
+    said = ask(config, root, _origin(arguments))
+    if not said["holder"]:
+        reconcile(root / config.name, config)
     print(json.dumps(said, indent=1) if arguments.json else report.status_text(said))
     return 0
 
@@ -99,7 +103,7 @@ def fields_or_config(arguments: argparse.Namespace) -> int:
 
 def ui(arguments: argparse.Namespace) -> int:
     """`ui [CONFIG]`: MLflow on this machine."""
-    from pipeline.orchestration.tracking import serve
+    from pipeline.orchestration.mlflow_ui import serve
 
     config = load_config(arguments.config, arguments.overrides) if arguments.config else None
     return serve(_root(arguments), config)

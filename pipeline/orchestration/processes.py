@@ -94,13 +94,12 @@ class Interruption:
             self._worker = None
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self._worker is None:
-            pass
-        elif self.requested:
+        if self._worker is not None and not self.requested:
+            self._worker.terminate()
+        elif self._worker is not None:
             _kill_session(self._worker)
-        else:
-            with contextlib.suppress(ProcessLookupError):
-                self._worker.terminate()
+        elif self.requested:
+            raise KeyboardInterrupt
         if not self.requested:
             os.write(2, b"\ntriptych: stopping as soon as what is done is saved; once more stops at once\n")
         self.requested = True

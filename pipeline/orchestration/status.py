@@ -11,6 +11,7 @@ from pipeline.orchestration.ledger import Record, read_attempt, read_record
 from pipeline.orchestration.lock import Holder, read_holder
 from pipeline.orchestration.origin import Origin
 from pipeline.orchestration.plan import Step, plan
+from pipeline.orchestration.tracking import run_links
 
 TAIL_BYTES = 65_536
 
@@ -33,7 +34,7 @@ def status(config: Config, root: Path, origin: Origin) -> dict[str, Any]:
         "directory": str(directory),
         "holder": _who(holder),
         "stages": stages,
-        "mlflow": _read_json(directory / "mlflow.json").get("links", {}),
+        "mlflow": run_links(directory, config),
         "next": _next(steps, holder, origin),
     }
 

@@ -23,10 +23,14 @@ from pipeline.orchestration.processes import (
     worker_environment,
 )
 from pipeline.orchestration.stage import STAGES, StageName
-from pipeline.orchestration.watch import Watcher, watch
+from pipeline.orchestration.tracking import Mirror, NoMirror, start_mirror
 
 DISTRIBUTED: tuple[StageName, ...] = ("train",)
 """Stages that several processes share."""
+
+UPLOAD_TIMEOUT_S = 60.0
+LAST_WORD_S = 10.0
+"""How long a run waits at its end for the tracking server: when all went well, and when it did not."""
 
 BAD_INPUT = 2
 STOPPED = 75
@@ -87,9 +91,13 @@ def run(config: Config, origin: Origin, root: Path, selection: Selection, launch
         _refuse_blocked(steps, origin)
         write_text(directory / "config.yaml", resolved_yaml(config))
         write_origin(directory, origin)
-        with watch(directory, config) as watcher:
-            done = list(_stages(config, root, selection, launch, interruption, watcher))
-        return Outcome(done, watcher.notes)
+        mirror = start_mirror(directory, config)
+        try:
+            done = list(_stages(config, root, selection, launch, interruption, mirror))
+        except BaseException:
+            mirror.close(LAST_WORD_S)
+            raise
+        return Outcome(done, mirror.close(UPLOAD_TIMEOUT_S))
 
 
 def _stages(
@@ -98,7 +106,7 @@ def _stages(
     selection: Selection,
     launch: Launch,
     interruption: Interruption,
-    watcher: Watcher,
+    mirror: Mirror | NoMirror,
 ) -> Iterator[Step]:
     force = set(selection.force)
     for number, stage in enumerate(STAGES, start=1):
@@ -111,7 +119,7 @@ def _stages(
             step = steps[number - 1]
             _say(f"[{number}/{len(STAGES)}] {stage}: {step.verb} ({step.reason})")
             if step.verb != "skip":
-                _execute(step, steps, config, root, launch, interruption, watcher)
+                _execute(step, steps, config, root, launch, interruption, mirror)
             if stage == "shard":
                 _adopt(config, root)
         force.discard(stage)
@@ -125,7 +133,7 @@ def _execute(
     root: Path,
     launch: Launch,
     interruption: Interruption,
-    watcher: Watcher,
+    mirror: Mirror | NoMirror,
 ) -> None:
     stage, place = step.stage, step.place
     assert place is not None
@@ -145,14 +153,14 @@ def _execute(
         if other.stage in NEEDS[stage] and other.place is not None
     }
     write_job(files[0], Job(config.model_dump(mode="json"), root, place, record, inputs, files[1]))
-    watcher.stage_started(stage)
+    mirror.stage_started(stage)
     started_s = time.monotonic()
     command = worker_command(launch.worker, files[0], processes, launch.max_restarts)
     code = interruption.run(command, worker_environment(threads))
     for file in files:
         file.unlink(missing_ok=True)
     stopped = code == STOPPED or (code != 0 and interruption.requested)
-    watcher.stage_finished(stage, "FINISHED" if code == 0 else "KILLED" if stopped else "FAILED")
+    mirror.stage_finished(stage, "FINISHED" if code == 0 else "KILLED" if stopped else "FAILED")
     if stopped:
         raise Interrupted
     if code != 0:
