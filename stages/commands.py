@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from pipeline.config import Config, field_help, load_config, resolved_yaml
+from pipeline.config import Config, load_config, resolved_yaml
 from pipeline.errors import InputError
 from pipeline.orchestration import report
 from pipeline.orchestration.origin import Origin
@@ -92,6 +92,8 @@ def fields_or_config(arguments: argparse.Namespace) -> int:
         InputError: If no config is named and no help asked for.
     """
     if arguments.help_fields:
+        from pipeline.config.fields import field_help
+
         for key, kind, default, text in field_help():
             print(f"{key}: {kind}{f' = {default}' if default else ''}\n    {text}")
     elif arguments.config is None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 ModalityName = Literal["rgb", "depth", "seg"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+RESERVED_NAMES = ("datasets", "mlflow-artifacts")
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 
 
@@ -96,7 +97,9 @@ class FolderSource(Section):
     """A tree of images, joined on the stem of the file name."""
 
     kind: Literal["folder"]
-    root: Path = Field(json_schema_extra={"affects_result": False})
+    root: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        json_schema_extra={"affects_result": False}
+    )
     """The folder; relative to the working directory. Moving it changes nothing, other files in it do."""
     rgb: FolderRgb | None = FolderRgb()
     """RGB images (PNG or JPEG), or null when there are none."""
@@ -107,7 +110,7 @@ class FolderSource(Section):
     classes: tuple[str, ...] = ()
     """Class names in the order of the label values. Empty: read from `meta`, else named by number."""
     meta: str | None = None
-    """A JSON file under `root` with `classes` and, optionally, `splits: {train: [stem, ...], test: [...]}`."""
+    """A JSON file under `root` with `classes` and, if wanted, `splits: {train: [stem, ...], test: [...]}`."""
 
     @model_validator(mode="after")
     def _has_a_modality(self) -> FolderSource:
@@ -169,7 +172,8 @@ class Model(Section):
     def _mvtcae_has_no_prior_expert(self) -> Model:
         if self.fusion == "mvtcae" and self.prior_expert not in (None, "none"):
             raise ValueError(
-                f"fusion mvtcae needs prior_expert: none, not {self.prior_expert} (its bound already holds KL to the prior)"
+                f"fusion mvtcae needs prior_expert: none, not {self.prior_expert} "
+                "(its bound already holds the KL to the prior)"
             )
         return self
 
@@ -316,8 +320,8 @@ class Analyze(Section):
 class Synthesize(Section):
     """A labelled dataset drawn from the model."""
 
-    count: Positive = 1_000
-    """Number of scenes."""
+    count: Annotated[int, Field(ge=2)] = 1_000
+    """Number of scenes, test scenes included."""
     prior: Literal["normal", "aggregate"] = "aggregate"
     """Draw latents from N(0, I) or from a Gaussian fitted to the training set's posteriors."""
     seed: Count = 0
@@ -360,3 +364,10 @@ class Config(Section):
     """A labelled dataset drawn from the model."""
     tracking: Tracking = Tracking()
     """MLflow."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, name: str) -> str:
+        if name in RESERVED_NAMES:
+            raise ValueError(f"{name} is kept for triptych's own folder beside the runs; choose another")
+        return name

@@ -5,8 +5,9 @@ Numbers follow YAML 1.2, so `1e-3` is a float; a key written twice is refused.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ from pipeline.errors import InputError
 
 KeyPath = tuple[str, ...]
 
-YAML_1_2_FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
+YAML_1_2_FLOAT = re.compile(
+    r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+)
+
+
+_KINDS: dict[type[yaml.Node], str] = {yaml.ScalarNode: "single value", yaml.SequenceNode: "list"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -45,7 +51,11 @@ class Tree:
     def _merge(self, below: dict[str, Any], above: Mapping[str, Any], path: KeyPath) -> None:
         for key, value in above.items():
             here = below.get(key)
-            if isinstance(here, dict) and isinstance(value, dict) and here.get("kind") == value.get("kind", here.get("kind")):
+            if (
+                isinstance(here, dict)
+                and isinstance(value, dict)
+                and here.get("kind") == value.get("kind", here.get("kind"))
+            ):
                 self._merge(here, value, (*path, key))
             else:
                 below[key] = value
@@ -58,14 +68,14 @@ class Tree:
         return "config"
 
 
-def read_tree(path: Path, overrides: list[str], _extending: tuple[Path, ...] = ()) -> Tree:
+def read_tree(path: Path, overrides: Sequence[str]) -> Tree:
     """Read a config file, what it extends, and `--set` overrides.
 
     Raises:
         InputError: If a file is missing, is not YAML, repeats a key, extends itself, or an
             override has no `=`.
     """
-    tree = _read_file(path, _extending)
+    tree = _read_file(path, ())
     for override in overrides:
         tree.overlay(_read_override(override))
     return tree
@@ -80,7 +90,9 @@ def _read_file(path: Path, extending: tuple[Path, ...]) -> Tree:
     extends = own.values.pop("extends", [])
     names = [extends] if isinstance(extends, str) else extends
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{own.place(('extends',))}: extends must be a file name or a list of them, not {extends!r}")
+        raise InputError(
+            f"{own.place(('extends',))}: extends must be a file name or a list of them, not {extends!r}"
+        )
     tree = Tree()
     for name in names:
         base = path.parent / name
@@ -107,13 +119,13 @@ def _parse(path: Path) -> Tree:
     if node is None:
         return Tree()
     if not isinstance(node, yaml.MappingNode):
-        raise InputError(f"{path}: a config is a mapping of keys to values, not a {node.id}")
+        raise InputError(f"{path}: a config is a mapping of keys to values, not a {_KINDS[type(node)]}")
     return Tree(_plain(text, path), _places(node, str(path), ()))
 
 
 def _plain(text: str, path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     assert isinstance(values, dict)
@@ -128,7 +140,9 @@ def _places(node: yaml.MappingNode, source: str, prefix: KeyPath) -> dict[KeyPat
             raise InputError(f"{place}: a key must be a plain word")
         path = (*prefix, key_node.value)
         if path in places:
-            raise InputError(f"{place}: {'.'.join(path)} is written twice (first at {places[path]}); keep one")
+            raise InputError(
+                f"{place}: {'.'.join(path)} is written twice (first at {places[path]}); keep one"
+            )
         places[path] = place
         if isinstance(value_node, yaml.MappingNode):
             places |= _places(value_node, source, path)
@@ -140,7 +154,7 @@ def _read_override(override: str) -> Tree:
     if not equals or not all(name.split(".")):
         raise InputError(f"--set {override}: write it as --set a.b=VALUE")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise InputError(f"--set {override}: {text!r} is not a YAML value") from None
     path = tuple(name.split("."))
@@ -151,8 +165,6 @@ def _read_override(override: str) -> Tree:
 
 
 def _neighbours(path: Path) -> str:
-    from difflib import get_close_matches
-
     if not path.parent.is_dir():
         return ""
     near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1, cutoff=0.4)
