@@ -292,7 +292,7 @@ class Adapt(Section):
     """Share of every batch drawn from the training set, so that what was known is kept."""
     batch: Annotated[int, Field(ge=2)] = 16
     """Samples per step, replay included."""
-    prior_pseudo_count: PositiveFloat = 5.0
+    prior_pseudo_count: PositiveFloat = 10.0
     """How many support examples the source prior is worth when it is re-fit."""
     nll_importance: Positive = 4
     """Importance samples K per sample in the NLL estimates."""

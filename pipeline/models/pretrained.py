@@ -1,5 +1,6 @@
 """A trained model on disk: `model.safetensors`, and `model.json` with all it takes to rebuild it."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -105,6 +106,11 @@ def posterior_mean(
 def weight_bytes(model: nn.Module) -> bytes:
     """All parameters in the safetensors format; equal weights give equal bytes."""
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
+
+
+def model_digest(directory: Path) -> str:
+    """SHA-256 of the weights in a directory: what names a model in everything made from it."""
+    return hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.errors import InputError
 from pipeline.models.gaussian import Gaussian
+
+PRIOR_FILE = "prior.safetensors"
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,31 @@ def fit_aggregate_prior(
     """`aggregate_prior` of the shared and of every private latent, the latter from rows that have it."""
     parts = {name: aggregate_prior(_rows(part, present[name])) for name, part in private.items()}
     return LatentPrior(aggregate_prior(shared), parts)
+
+
+def save_prior(path: Path, prior: LatentPrior) -> None:
+    """Write a prior as a safetensors file."""
+    parts = {"shared": prior.shared} | {f"private.{name}": part for name, part in prior.private.items()}
+    tensors = {f"{name}.mean": part.mean.contiguous() for name, part in parts.items()}
+    tensors |= {f"{name}.covariance": part.covariance.contiguous() for name, part in parts.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+
+
+def load_prior(path: Path) -> LatentPrior:
+    """Read what `save_prior` wrote.
+
+    Raises:
+        InputError: If the file is missing, damaged or holds something else.
+    """
+    try:
+        tensors = load_file(path)
+        names = sorted(name.removesuffix(".mean") for name in tensors if name.endswith(".mean"))
+        parts = {name: FullGaussian(tensors[f"{name}.mean"], tensors[f"{name}.covariance"]) for name in names}
+        shared = parts.pop("shared")
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"{path}: no latent prior can be read from it ({error}); run adapt again") from None
+    return LatentPrior(shared, {name.removeprefix("private."): part for name, part in parts.items()})
 
 
 def _rows(posterior: Gaussian, chosen: Bool[Tensor, " batch"]) -> Gaussian:

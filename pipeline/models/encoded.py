@@ -1,0 +1,92 @@
+"""Samples together with what frozen encoders say of them, so that nothing is encoded twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from pipeline.data.batch import Batch, ModalityBatch
+from pipeline.models.autoencoder import Experts, Posterior, SharedLatentAutoencoder
+from pipeline.models.gaussian import Gaussian
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Samples and what the frozen encoders say of them, computed once."""
+
+    batch: Batch
+    experts: Experts
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def rows(self, chosen: Int[Tensor, " row"]) -> Encoded:
+        """Some rows, in the order given, repeated where named twice."""
+        batch = self.batch
+        part = Batch(
+            {name: modality[chosen] for name, modality in batch.modalities.items()},
+            tuple(batch.key[row] for row in chosen.tolist()),
+            batch.index[chosen],
+        )
+        experts = self.experts
+        private = {name: Gaussian(g.mean[chosen], g.logvar[chosen]) for name, g in experts.private.items()}
+        return Encoded(
+            part,
+            Experts(experts.mean[:, chosen], experts.logvar[:, chosen], experts.present[:, chosen], private),
+        )
+
+    def posterior(self, model: SharedLatentAutoencoder) -> Posterior:
+        """Given all that is present in each row."""
+        return model.posterior(self.experts, self.experts.present)
+
+    def present(self, model: SharedLatentAutoencoder) -> dict[str, Bool[Tensor, " batch"]]:
+        """Rows that have the modality, for each private latent."""
+        return {name: self.experts.present[model.modalities.index(name)] for name in self.experts.private}
+
+
+@torch.no_grad()
+def encoded(model: SharedLatentAutoencoder, batches: Iterable[Batch]) -> Encoded:
+    """Encode samples once and keep them side by side; all batches have the same modalities.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
+    parts = [Encoded(batch, model.encode(batch)) for batch in batches]
+    if not parts:
+        raise ValueError("there is no batch to encode")
+    return joined(*parts)
+
+
+def joined(*parts: Encoded) -> Encoded:
+    """The rows of all parts, one part after the other."""
+    modalities = {
+        name: ModalityBatch(
+            torch.cat([part.batch.modalities[name].value for part in parts]),
+            torch.cat([part.batch.modalities[name].present for part in parts]),
+            torch.cat([part.batch.modalities[name].valid for part in parts]),
+        )
+        for name in parts[0].batch.modalities
+    }
+    keys = tuple(key for part in parts for key in part.batch.key)
+    batch = Batch(modalities, keys, torch.cat([part.batch.index for part in parts]))
+    experts = [part.experts for part in parts]
+    private = {
+        name: Gaussian(
+            torch.cat([e.private[name].mean for e in experts]),
+            torch.cat([e.private[name].logvar for e in experts]),
+        )
+        for name in experts[0].private
+    }
+    return Encoded(
+        batch,
+        Experts(
+            torch.cat([e.mean for e in experts], dim=1),
+            torch.cat([e.logvar for e in experts], dim=1),
+            torch.cat([e.present for e in experts], dim=1),
+            private,
+        ),
+    )
