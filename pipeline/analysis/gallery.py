@@ -94,14 +94,11 @@ def scene_tile(views: Views, scene: int, modality: str, info: DatasetInfo) -> Ti
 
 def known_only(views: Views, known: Bool[np.ndarray, " scene"]) -> Views:
     """The same scenes, with nothing known of the others."""
-
-    def hidden(part: np.ndarray, filler: float) -> np.ndarray:
-        return np.where(known.reshape(-1, *[1] * (part.ndim - 1)), part, np.array(filler, part.dtype))
-
+    rows = known[:, None, None]
     return Views(
-        None if views.rgb is None else hidden(views.rgb, np.nan),
-        None if views.depth_m is None else hidden(views.depth_m, np.nan),
-        None if views.labels is None else hidden(views.labels, IGNORE_INDEX),
+        None if views.rgb is None else np.where(rows[..., None], views.rgb, np.float32(np.nan)),
+        None if views.depth_m is None else np.where(rows, views.depth_m, np.float32(np.nan)),
+        None if views.labels is None else np.where(rows, views.labels, np.uint8(IGNORE_INDEX)),
     )
 
 
