@@ -1,18 +1,19 @@
 """From a source to a dataset directory."""
 
 import time
-from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
 from pipeline.config.schema import Data
+from pipeline.data.catalogue import Catalogue
+from pipeline.data.findings import Findings
 from pipeline.data.members import EncodedSample
 from pipeline.data.modality import SPLITS, SplitName
-from pipeline.data.parallel import ordered_map, processor_count
+from pipeline.data.parallel import ordered_map
 from pipeline.data.refusal import Refusal
 from pipeline.data.shards import write_dataset
-from pipeline.data.sources import Catalogue, loader_for, open_source
-from pipeline.data.splits import check_held_out_classes
-from pipeline.errors import InputError
+from pipeline.data.sources import loader_for, open_source
+from pipeline.data.splits import held_out_labels
 from pipeline.orchestration.stage import Context, Manifest
 
 CHUNK = 16
@@ -53,24 +54,20 @@ def run(config: Data, context: Context) -> Manifest:
 def _samples(
     catalogue: Catalogue, config: Data, context: Context
 ) -> Iterator[tuple[SplitName, EncodedSample] | Refusal]:
-    apart = frozenset(config.held_out.classes)
-    if catalogue.class_names is not None:
-        check_held_out_classes(config.held_out.classes, catalogue.class_names)
+    """Every sample with its split, loaded in parallel; at the end, what a person should know."""
+    apart = held_out_labels(config.held_out.classes, catalogue.class_names)
     entries = catalogue.entries
     chunks = [entries[first : first + CHUNK] for first in range(0, len(entries), CHUNK)]
-    results = ordered_map(loader_for(catalogue, config), chunks, config.workers)
-    context.progress.start("samples", len(entries), "samples")
-    place = 0
-    for result in results:
-        for loaded in result:
-            split = catalogue.splits[place]
-            place += 1
-            if isinstance(loaded, Refusal):
-                yield loaded
-                continue
-            names = (
-                {catalogue.class_names[label] for label in loaded.labels} if catalogue.class_names else set()
-            )
-            yield ("heldout" if names & apart else split), loaded
-        context.progress.advance(len(result))
-    context.progress.finish()
+    loaded = chain.from_iterable(ordered_map(loader_for(catalogue, config), chunks, config.workers))
+    findings = Findings(total=len(entries))
+    tracked = context.progress.track(loaded, "samples", len(entries), "samples")
+    for split, sample in zip(catalogue.splits, tracked, strict=True):
+        if isinstance(sample, Refusal):
+            findings.refuse(sample)
+            yield sample
+        else:
+            chosen = split if apart.isdisjoint(sample.labels) else "heldout"
+            findings.accept(chosen, sample)
+            yield chosen, sample
+    for line in findings.lines():
+        context.progress.say(line)

@@ -38,7 +38,8 @@ def permutation(count: int, key: int) -> Int64[np.ndarray, " count"]:
 def _scramble(state: UInt64[np.ndarray, " count"]) -> UInt64[np.ndarray, " count"]:
     state = (state ^ (state >> np.uint64(30))) * np.uint64(_MULTIPLIERS[0])
     state = (state ^ (state >> np.uint64(27))) * np.uint64(_MULTIPLIERS[1])
-    return state ^ (state >> np.uint64(31))
+    scrambled: UInt64[np.ndarray, " count"] = state ^ (state >> np.uint64(31))
+    return scrambled
 
 
 def _scramble_one(word: int) -> int:

@@ -7,10 +7,8 @@ of the order, and rank r the r-th of `world_size` equal, contiguous parts of the
 import os
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +16,9 @@ from jaxtyping import Bool, Int64, Shaped
 
 from pipeline.data.batch import Batch, ModalityBatch
 from pipeline.data.description import Description, read_description
-from pipeline.data.index import MEMBERS, read_index
+from pipeline.data.index import SplitRows, read_splits
 from pipeline.data.members import decode, npy_header
-from pipeline.data.modality import IGNORE_INDEX, MODALITIES, DatasetInfo
+from pipeline.data.modality import IGNORE_INDEX, DatasetInfo
 from pipeline.data.order import Order
 from pipeline.data.prefetch import prefetched
 from pipeline.data.shards import INDEX, INFO
@@ -32,20 +30,6 @@ AHEAD = 3
 _OPEN_SHARDS = 64
 _DTYPES = {"rgb": np.dtype(np.uint8), "depth": np.dtype(np.float32), "seg": np.dtype(np.uint8)}
 _ABSENT: dict[str, float] = {"rgb": 0, "depth": np.nan, "seg": IGNORE_INDEX}
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The index of one split as columns; no object per sample."""
-
-    key: Any
-    shard: Int64[np.ndarray, " row"]
-    offset: dict[str, Int64[np.ndarray, " row"]]
-    size: dict[str, Int64[np.ndarray, " row"]]
-    first: Int64[np.ndarray, " row"]
-    last: Int64[np.ndarray, " row"]
-    starts: Int64[np.ndarray, " edge"]
-    factors: Int64[np.ndarray, "row factor"] | None
 
 
 class ShardedDataset:
@@ -67,7 +51,7 @@ class ShardedDataset:
         self._suffix = {m: description.members[m].partition(".")[2] for m in self.info.modalities}
         self._shard_names = list(description.shards)
         _check_shards(directory, description)
-        self._splits = _read_rows(directory / INDEX, description)
+        self._splits = read_splits(directory / INDEX, description)
         size = self.info.image_size
         self._shape = {"rgb": (size, size, 3), "depth": (size, size), "seg": (size, size)}
         self._header = {m: npy_header(_DTYPES[m], self._shape[m]) for m in self.info.modalities}
@@ -118,7 +102,7 @@ class ShardedDataset:
 
     def _read_row(
         self,
-        index: _Rows,
+        index: SplitRows,
         row: int,
         place: int,
         arrays: dict[str, Shaped[np.ndarray, "..."]],
@@ -140,7 +124,7 @@ class ShardedDataset:
             else:
                 array[place] = self._decode(index, row, modality, content[start : start + size])
 
-    def _decode(self, index: _Rows, row: int, modality: str, content: bytes) -> Shaped[np.ndarray, "..."]:
+    def _decode(self, index: SplitRows, row: int, modality: str, content: bytes) -> Shaped[np.ndarray, "..."]:
         where = f"{self._shard_names[index.shard[row]]}, key {index.key[row]}, {modality}"
         try:
             array = decode(modality, self._suffix[modality], content, self.info.depth_scale_m)
@@ -277,44 +261,3 @@ def _check_shards(directory: Path, description: Description) -> None:
             raise InputError(
                 f"{path}: {size} bytes, but its index was made for {shard.bytes}; write the dataset again"
             )
-
-
-def _read_rows(path: Path, description: Description) -> dict[str, _Rows]:
-    table = read_index(path)
-    split = table["split"].combine_chunks().cast("string").to_numpy(zero_copy_only=False)
-    names = table["shard"].combine_chunks().cast("string")
-    number = {name: place for place, name in enumerate(description.shards)}
-    encoded = names.dictionary_encode()
-    known = encoded.dictionary.to_pylist()
-    if unknown := [name for name in known if name not in number]:
-        raise InputError(f"{path}: names {unknown[0]}, which {INFO} does not; write the dataset again")
-    shard = np.array([number[name] for name in known], np.int64)[encoded.indices.to_numpy()]
-    columns = {
-        name: table[name].to_numpy() for name in table.column_names if name not in ("split", "shard", "key")
-    }
-    factor_names = [f"factor_{factor.name}" for factor in description.info.factors]
-    rows = {}
-    for name in description.info.counts:
-        here = np.flatnonzero(split == name)
-        offset = {m: columns[f"{m}_offset"][here] for m in MEMBERS}
-        size = {m: columns[f"{m}_size"][here] for m in MEMBERS}
-        payload = [m for m in MODALITIES if m in description.members]
-        far = np.iinfo(np.int64).max
-        firsts = np.stack([np.where(offset[m] < 0, far, offset[m]) for m in payload])
-        rows[name] = _Rows(
-            key=table["key"].combine_chunks().take(here),
-            shard=shard[here],
-            offset=offset,
-            size=size,
-            first=firsts.min(0),
-            last=np.stack([offset[m] + size[m] for m in payload]).max(0),
-            starts=np.append(np.flatnonzero(np.diff(shard[here], prepend=-1)), len(here)),
-            factors=np.stack([columns[f][here].astype(np.int64) for f in factor_names], 1)
-            if factor_names
-            else None,
-        )
-        if len(here) != description.info.counts[name]:
-            raise InputError(
-                f"{path}: {len(here)} {name} samples, but {INFO} says {description.info.counts[name]}"
-            )
-    return rows

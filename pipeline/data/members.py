@@ -146,7 +146,7 @@ def _quantise(
     if farthest > _UINT16_MAX * scale_m:
         raise Refused(
             "depth_out_of_range",
-            f"depth reaches {farthest:.1f} m; a 16-bit PNG in steps of {scale_m:g} m ends at {_UINT16_MAX * scale_m:.1f} m",
+            f"depth reaches {farthest:.1f} m; 16 bits of {scale_m:g} m hold {_UINT16_MAX * scale_m:.1f} m",
             "store arrays instead: data.encoding: npy",
         )
     units = np.maximum(np.rint(np.where(valid, depth, 0).astype(np.float64) / scale_m), 1)

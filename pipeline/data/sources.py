@@ -1,44 +1,20 @@
 """Where samples come from: what a source has, and how to load one sample of it in any process."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipeline.config.schema import Data, FolderSource, RoomsSource, TabletopSource
+from pipeline.data.catalogue import Catalogue
+from pipeline.data.folder import open_folder
 from pipeline.data.members import EncodedSample, Encoding, encode, encoding_for
-from pipeline.data.modality import Factor, Sample, SplitName
+from pipeline.data.modality import Sample, SplitName
 from pipeline.data.refusal import Refusal, Refused
 from pipeline.data.scenes import rooms, tabletop
 from pipeline.data.scenes.samples import RoomSamples, TabletopSamples
 from pipeline.data.splits import held_out_values, keep_apart, split_by_blocks
-from pipeline.errors import InputError
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """What a source has, before anything is loaded.
-
-    Attributes:
-        entries: One per sample, small enough to send to a process.
-        splits: One per entry.
-        load: Makes the sample of an entry; raises `Refused` if it cannot be used.
-        class_names: In the order of the labels; None if they are known only from the labels.
-        factors: What every sample is known by.
-        depth_scale_m: Metres per unit of a depth PNG that loses nothing this source can hold.
-        description: For `dataset.json`.
-        notes: What a person should know before it starts.
-    """
-
-    entries: Sequence[Any]
-    splits: Sequence[SplitName]
-    load: Callable[[Any], Sample]
-    class_names: tuple[str, ...] | None
-    factors: tuple[Factor, ...] = ()
-    depth_scale_m: float = 0.001
-    description: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 def open_source(config: Data) -> Catalogue:
@@ -54,7 +30,7 @@ def open_source(config: Data) -> Catalogue:
         case TabletopSource():
             return _tabletop(config, source)
         case FolderSource():
-            raise NotImplementedError
+            return open_folder(config, source)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from pipeline.data.hashing import key_of, permutation
-from pipeline.data.modality import Factor, SplitName
+from pipeline.data.modality import IGNORE_INDEX, Factor, SplitName
 from pipeline.errors import InputError
 
 _SPLIT = 4
@@ -66,17 +66,18 @@ def held_out_values(
     return held_out
 
 
-def check_held_out_classes(wanted: Sequence[str], class_names: Sequence[str]) -> None:
-    """Refuse classes that the source does not have.
+def held_out_labels(wanted: Sequence[str], class_names: Sequence[str] | None) -> frozenset[int]:
+    """Labels of `data.held_out.classes`; without class names, classes are named by number.
 
     Raises:
         InputError: If a class is unknown.
     """
+    names = [str(label) for label in range(IGNORE_INDEX)] if class_names is None else list(class_names)
     for name in wanted:
-        if name not in class_names:
-            raise InputError(
-                _unknown("data.held_out.classes", name, list(class_names), "this source's classes")
-            )
+        if name not in names:
+            known = ["0", "1", "..."] if class_names is None else names
+            raise InputError(_unknown("data.held_out.classes", name, known, "this source's classes"))
+    return frozenset(names.index(name) for name in wanted)
 
 
 def keep_apart(held_out: Bool[np.ndarray, " sample"], splits: Sequence[SplitName]) -> list[SplitName]:
