@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pipeline.config.schema import Model, Objective
@@ -238,10 +239,16 @@ class SharedLatentAutoencoder(nn.Module):
                     [self.standardise(modality.value, mask), mask[:, None].to(self._dtype)], dim=1
                 )
             case _:
-                classes = torch.arange(len(self.class_names), device=mask.device)
-                one_hot = (modality.value[..., None] == classes) & mask[..., None]
-                image = one_hot.to(self._dtype).permute(0, 3, 1, 2)
+                image = self._one_hot(torch.where(mask, modality.value, len(self.class_names)))
         return image.contiguous(memory_format=torch.channels_last)
+
+    def _one_hot(
+        self, labels: Int[Tensor, "batch height width"]
+    ) -> Float[Tensor, "batch class height width"]:
+        """Rows of an identity matrix, which beats comparing with every class; all zero for no label."""
+        classes = len(self.class_names)
+        rows = torch.eye(classes + 1, classes, dtype=self._dtype, device=labels.device)
+        return F.embedding(labels, rows).permute(0, 3, 1, 2)
 
 
 def build_autoencoder(

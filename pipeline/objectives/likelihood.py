@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -75,7 +76,9 @@ def categorical_nll(
 ) -> Float[Tensor, " batch"]:
     """Cross-entropy of the label under a softmax over classes, summed over valid pixels."""
     target = torch.where(valid, labels, IGNORE_INDEX)
-    return F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none").flatten(1).sum(dim=1)
+    by_pixel = rearrange(logits, "batch label height width -> (batch height width) label")
+    cost = F.cross_entropy(by_pixel, target.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
+    return cost.view(len(labels), -1).sum(dim=1)
 
 
 def event_mask(modality: ModalityBatch) -> Bool[Tensor, "batch height width"]:
