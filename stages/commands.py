@@ -184,8 +184,9 @@ def _root(arguments: argparse.Namespace) -> Path:
 
 
 def _origin(arguments: argparse.Namespace) -> Origin:
-    shown = os.path.relpath(arguments.config) if arguments.config.is_absolute() else str(arguments.config)
-    return Origin(str(arguments.config.resolve()), tuple(arguments.overrides), arguments.root, shown)
+    path = arguments.config
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return Origin(str(path.resolve()), tuple(arguments.overrides), arguments.root, str(shown))
 
 
 def _number(variable: str, default: int) -> int:

@@ -142,7 +142,7 @@ def _world() -> World:
 
 
 def _make_deterministic() -> None:
-    """The threads that the supervisor decided and, on a GPU, deterministic kernels: same input, same bytes."""
+    """The threads that the supervisor decided and, on a GPU, deterministic kernels."""
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

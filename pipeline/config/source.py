@@ -44,21 +44,12 @@ class Tree:
     written_at: dict[KeyPath, str] = field(default_factory=dict)
 
     def overlay(self, other: "Tree") -> None:
-        """Let `other` win, key by key; a mapping of another `kind` replaces the whole mapping."""
-        self._merge(self.values, other.values, ())
-        self.written_at |= other.written_at
+        """Let `other` win, key by key.
 
-    def _merge(self, below: dict[str, Any], above: Mapping[str, Any], path: KeyPath) -> None:
-        for key, value in above.items():
-            here = below.get(key)
-            if (
-                isinstance(here, dict)
-                and isinstance(value, dict)
-                and here.get("kind") == value.get("kind", here.get("kind"))
-            ):
-                self._merge(here, value, (*path, key))
-            else:
-                below[key] = value
+        An empty mapping empties; a mapping of another `kind` replaces the whole mapping.
+        """
+        _merge(self.values, other.values)
+        self.written_at |= other.written_at
 
     def place(self, path: KeyPath) -> str:
         """Where the value at `path`, or the nearest thing around it, was written."""
@@ -66,6 +57,19 @@ class Tree:
             if path[:length] in self.written_at:
                 return self.written_at[path[:length]]
         return "config"
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    for key, value in above.items():
+        here = below.get(key)
+        if isinstance(here, dict) and isinstance(value, dict) and value and _same_kind(here, value):
+            _merge(here, value)
+        else:
+            below[key] = value
+
+
+def _same_kind(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    return below.get("kind") == above.get("kind", below.get("kind"))
 
 
 def read_tree(path: Path, overrides: Sequence[str]) -> Tree:

@@ -1,0 +1,177 @@
+"""What stages leave behind appears whole or not at all."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.orchestration import durable, ledger
+from pipeline.orchestration.ledger import commit, read_record
+from pipeline.orchestration.stage import Manifest
+from tests.launch.conftest import CHECKOUT, Run
+
+
+def test_stage_is_invisible_until_it_is_committed(run: Run) -> None:
+    run.finish("shard")
+    run.finish("train")
+    step, record = run.begin("evaluate")
+    assert step.place is not None
+    assert not (run.root / "tiny/evaluate").exists()
+    commit(step.place, record, Manifest({"b": 2.0, "a": 1.0}, ("a",), timing={"seconds": 3.0}), run.root)
+    done = read_record(run.root / "tiny/evaluate")
+    assert done is not None
+    assert (done.state, done.headline, done.attempts) == ("complete", {"a": 1.0}, 1)
+    assert list(json.loads((run.root / "tiny/evaluate/metrics.json").read_text())) == ["a", "b"]
+    assert json.loads((run.root / "tiny/evaluate/timing.json").read_text()) == {"seconds": 3.0}
+    assert not (run.root / "tiny/.evaluate.partial").exists()
+
+
+def test_partial_directory_is_emptied_and_attempts_are_counted(run: Run) -> None:
+    run.finish("shard")
+    run.finish("train")
+    step, _ = run.begin("evaluate")
+    assert step.place is not None
+    (step.place.working / "half.png").write_text("")
+    _, record = run.begin("evaluate")
+    assert not (step.place.working / "half.png").exists()
+    assert record.attempts == 2
+
+
+def test_interrupted_training_keeps_its_files(run: Run) -> None:
+    run.finish("shard")
+    step, _ = run.begin("train")
+    assert step.place is not None
+    (step.place.working / "checkpoint").write_text("half way")
+    _, record = run.begin("train")
+    assert (step.place.working / "checkpoint").read_text() == "half way"
+    assert record.attempts == 2
+
+
+def test_training_of_another_key_starts_in_an_empty_directory(run: Run) -> None:
+    run.finish("shard")
+    step, record = run.begin("train")
+    assert step.place is not None
+    (step.place.working / "checkpoint").write_text("of the old model")
+    run.overrides = ["model.latent=8"]
+    run.begin("train")
+    assert not (step.place.working / "checkpoint").exists()
+    aside = step.place.working.with_name(f"train.{record.key[:8]}")
+    assert (aside / "checkpoint").read_text() == "of the old model"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_number_that_is_not_finite_is_refused_by_name(run: Run, value: float) -> None:
+    step, record = run.begin("shard")
+    assert step.place is not None
+    with pytest.raises(ValueError, match=r"shard: not a finite number: score = (nan|inf)"):
+        commit(step.place, record, Manifest({"score": value}), run.root)
+
+
+def test_declared_output_that_was_not_written_is_refused(run: Run) -> None:
+    step, record = run.begin("shard")
+    assert step.place is not None
+    with pytest.raises(ValueError, match=r"declared but not written: picture \(grid.png\)"):
+        commit(step.place, record, Manifest(outputs={"picture": "grid.png"}), run.root)
+
+
+@pytest.mark.parametrize("content", ["", '{"stage": "train", "sta', "[]", '{"stage": "train"}'])
+def test_damaged_ledger_is_refused_with_its_name_and_the_remedy(run: Run, content: str) -> None:
+    run.finish_all()
+    path = run.root / "tiny/train/stage.json"
+    path.write_text(content)
+    with pytest.raises(InputError) as refused:
+        run.steps()
+    assert str(path) in str(refused.value)
+    assert "--force train" in str(refused.value)
+
+
+def test_force_sets_a_damaged_ledger_aside_and_loses_nothing(run: Run) -> None:
+    run.finish_all()
+    (run.root / "tiny/train/stage.json").write_text("")
+    step = run.steps(force=("train",))["train"]
+    assert step.place is not None
+    assert step.wanted is not None
+    ledger.begin(step.place, step.wanted, anew=True)
+    assert (run.root / "tiny/train.unreadable/model.safetensors").exists()
+
+
+def test_foreign_directory_is_not_taken_for_a_stage(run: Run) -> None:
+    run.finish("shard")
+    foreign = run.root / "tiny/train"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match=r"train: holds files but no stage\.json"):
+        run.steps()
+
+
+def test_replacing_a_file_fails_without_touching_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "stage.json"
+    durable.write_json(path, {"good": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        durable.write_json(path, {"good": 2})
+    assert json.loads(path.read_text()) == {"good": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["stage.json"]
+
+
+KILLED_IN_COMMIT = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.orchestration import ledger
+from tests.launch.conftest import Run
+
+run = Run(Path(sys.argv[1]))
+calls = 0
+def dies_at(function):
+    def wrapped(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return wrapped
+
+for name in ("write_json", "sync_tree", "set_aside", "sync_directory", "content_digest"):
+    setattr(ledger, name, dies_at(getattr(ledger, name)))
+Path.rename = dies_at(Path.rename)
+run.overrides = ["evaluate.pictures=3"]
+run.finish("evaluate")
+print("survived")
+"""
+
+
+@pytest.mark.slow
+def test_kill_anywhere_in_a_commit_leaves_old_or_new_and_a_rerun_repairs(run: Run) -> None:
+    for stage in ("shard", "train", "evaluate"):
+        run.finish(stage)  # type: ignore[arg-type]
+    for moment in range(1, 40):
+        command = [sys.executable, "-c", KILLED_IN_COMMIT, str(run.directory), str(moment)]
+        killed = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        record = read_record(run.root / "tiny/evaluate")
+        assert record is None or record.state == "complete"
+        kept = [read_record(path) for path in run.root.glob("tiny/evaluate*")]
+        assert any(found and found.state == "complete" for found in kept)
+        if killed.returncode == 0:
+            break
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    else:
+        pytest.fail("the commit never came to its end")
+    assert moment > 8
+    run.overrides = ["evaluate.pictures=3"]
+    assert run.steps()["evaluate"].verb == "skip"
