@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from pipeline.data.modality import IGNORE_INDEX, DepthStatistics
 
 PALETTE = (
-    "#8b95a1", "#a9d6ef", "#f1e0b8", "#6b3f1d", "#f2a02b", "#128063", "#9a1750", "#3358c4",
-    "#f4e34a", "#e6a3d0", "#b469e1", "#c34b00", "#5a1e87", "#4bc387", "#005a78", "#b4873c",
+    "#8b95a1", "#a9d6ef", "#f2a02b", "#128063", "#9a1750", "#3358c4", "#f4e34a", "#e6a3d0",
+    "#f1e0b8", "#6b3f1d", "#b469e1", "#c34b00", "#5a1e87", "#4bc387", "#005a78", "#b4873c",
     "#87a5ff", "#0087b4", "#78fff0", "#b45a96", "#b4d287", "#962d96", "#00a569", "#f078d2",
     "#0096ff", "#964b3c", "#78005a", "#c3d200", "#96f087", "#3ca5c3", "#c3b4ff", "#f0c3c3",
     "#1e2da5", "#f05a87", "#4b6978", "#78783c", "#5a69b4", "#69b4a5", "#96c35a", "#783c69",

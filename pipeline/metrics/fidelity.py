@@ -154,6 +154,7 @@ def ssim(
         raise ValueError(
             f"SSIM needs images of at least {SSIM_WINDOW} pixels, not {image.shape[-2]} x {image.shape[-1]}"
         )
+    image, truth = image.contiguous(), truth.contiguous()
     moments = torch.cat([image, truth, image.square(), truth.square(), image * truth], dim=1)
     mean_x, mean_y, square_x, square_y, product = _window_mean(moments).chunk(5, dim=1)
     variances = square_x - mean_x.square() + square_y - mean_y.square()
