@@ -113,7 +113,7 @@ def _encode(
     context.progress.finish()
     values = np.concatenate(factors)
     varies = [bool(np.ptp(column) > 0) for column in values.T]
-    names = [factor.name for factor in info.factors][: values.shape[1]]
+    names = [factor.name.replace("_", " ") for factor in info.factors][: values.shape[1]]
     counts = " and ".join(f"{len(rows):,} {split} samples" for split, rows in chosen.items() if len(rows))
     notes = [f"Measured on {counts}, each encoded from every modality it has."]
     if constant := [name for name, varying in zip(names, varies, strict=True) if not varying]:

@@ -113,7 +113,9 @@ def _region_means(
     known = np.isfinite(image)
     total = _region_sums(np.where(known, image, 0.0), region, regions)
     count = _region_sums(known.astype(np.float32), region, regions)
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    means: Float[np.ndarray, "scene region"] = np.full_like(total, np.nan)
+    np.divide(total, count, out=means, where=count > 0)
+    return means
 
 
 def _region_sums(

@@ -78,14 +78,15 @@ def name_effect(
     scenes = known.sum(axis=0)
     change = np.where(scenes >= FEWEST_SCENES, change, np.nan)
     standardised = change / deviation
-    mean = over_scenes(np.nanmean, standardised)
+    amount = over_scenes(np.nanmean, change)
+    seen = np.abs(amount) >= [SMALLEST_CHANGE[quantity.property] for quantity in named]
+    mean = np.where(seen, over_scenes(np.nanmean, standardised), 0.0)
     strength = np.sqrt(over_scenes(np.nanmean, np.square(standardised)))
     if strength.max(initial=0.0) < VISIBLE:
         return Effect("none", "no visible change")
     agreeing = (known & (np.sign(change) == np.sign(mean))).sum(axis=0)
     consistency = agreeing / np.maximum(scenes, 1)
     clear = (np.abs(mean) >= VISIBLE) & (consistency >= CONSISTENT)
-    amount = over_scenes(np.nanmean, change)
     rivals = np.abs(mean) >= TIE * np.abs(mean).max()
     best = int(np.argmax(np.where(rivals, _prominence(amount, low, named), -1.0)))
     name = _sentence(
@@ -126,7 +127,8 @@ def _prominence(
     typical = over_scenes(np.nanmean, low)
     size = {q.region: typical[column] for column, q in enumerate(named) if q.property == "area"}
     visible = [SMALLEST_CHANGE[q.property] * (size.get(q.region, 1.0) or 1.0) for q in named]
-    return np.abs(amount) / np.array(visible)
+    prominence: Float[np.ndarray, " quantity"] = np.abs(amount) / np.array(visible)
+    return prominence
 
 
 def _regions_alike(
@@ -160,6 +162,9 @@ def _sentence(regions: list[str], name: Property, change: float) -> str:
         subject = f"{len(regions)} classes"
     else:
         subject = " and ".join([", ".join(regions[:-1]), regions[-1]] if regions[1:] else regions)
+    verb = WORDS[name][int(change > 0.0)]
+    if len(regions) > 1:
+        verb = verb.replace("moves", "move")
     sign = "+" if change > 0.0 else _MINUS
     size = abs(change)
     match name:
@@ -171,4 +176,4 @@ def _sentence(regions: list[str], name: Property, change: float) -> str:
             amount = f"{sign}{size:.2f} m"
         case _:
             amount = f"{sign}{size:.2f}"
-    return f"{subject} {WORDS[name][int(change > 0.0)]}: {amount}"
+    return f"{subject} {verb}: {amount}"

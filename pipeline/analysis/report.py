@@ -176,8 +176,8 @@ def _explanations(cards: Sequence[Card], scores: Mapping[str, float]) -> list[st
         texts.append(
             "Chance is the mean score with the factors shuffled among the samples: a score means as much as "
             "it lies above that. DCI here uses a few extremely randomised trees: compare it with other runs "
-            "of this program, not with numbers in papers. MIG does not notice two factors that share a latent, "
-            "and one far outlier can pull it down to 0."
+            "of this program, not with numbers in papers. MIG does not notice two factors that share a "
+            "latent, and one far outlier can pull it down to 0."
         )
         if any(card.traversal.latent.group for card in cards):
             texts.append(

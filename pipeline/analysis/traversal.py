@@ -68,9 +68,16 @@ class Usage:
     high: Float[np.ndarray, " latent"]
 
     def busiest(self, count: int) -> tuple[Latent, ...]:
-        """The latents with the largest KL, largest first."""
-        order = np.argsort(-self.kl_nats, kind="stable")[:count]
-        return tuple(self.latents[column] for column in order)
+        """The latents with the largest KL: shared ones first, then private ones.
+
+        Private latents get a quarter of the places, and more only if there are too few shared ones:
+        what a single modality needs costs many nats, and would leave nothing to see in the others.
+        """
+        order = [self.latents[column] for column in np.argsort(-self.kl_nats, kind="stable")]
+        shared = [latent for latent in order if latent.group == SHARED]
+        private = [latent for latent in order if latent.group != SHARED]
+        places = max(min(len(private), count // 4), count - len(shared))
+        return (*shared[: count - places], *private[:places])
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,13 @@ def test_classes_that_do_the_same_are_named_together():
     assert effect.name == "ball and box larger: +10.0 % of the image"
 
 
+def test_change_too_small_to_see_is_not_named_however_rare_it_is():
+    named = (Quantity("ball", "lightness"), Quantity("ball", "area"))
+    high = np.tile([0.01, 0.02], (8, 1))
+    effect = name_effect(np.zeros((8, 2)), high, np.array([0.001, 0.05]), named)
+    assert effect.quantity == Quantity("ball", "area")
+
+
 def test_quantity_known_in_too_few_scenes_names_nothing():
     high = np.full((8, 1), np.nan)
     high[:3] = 1.0
@@ -129,7 +136,19 @@ def test_unused_latent_spans_the_prior_and_has_no_kl():
     assert found.kl_nats[0] == pytest.approx(0.0, abs=1e-6)
     assert found.kl_nats[1] == pytest.approx(0.5 * (1.0 + np.exp(-8.0) - 1.0 + 8.0), abs=0.05)
     np.testing.assert_allclose([found.low[0], found.high[0]], [-1.96, 1.96], atol=0.12)
-    assert [latent.key for latent in found.busiest(2)] == ["rgb00", "z00"]
+
+
+@pytest.mark.parametrize(
+    ("count", "keys"),
+    [
+        (1, ["z03"]),
+        (4, ["z03", "z00", "z01", "rgb00"]),
+        (6, ["z03", "z00", "z01", "z04", "z02", "rgb00"]),
+        (9, ["z03", "z00", "z01", "z04", "z02", "rgb00"]),
+    ],
+)
+def test_busiest_latents_come_first_and_private_ones_last(count, keys):
+    assert [latent.key for latent in usage().busiest(count)] == keys
 
 
 def _traverse(column, flicker=1.0):
