@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -80,7 +79,7 @@ class Triptych:
     @classmethod
     def from_pretrained(
         cls, source: str | Path, *, adapter: str | Path | None = None, revision: str | None = None
-    ) -> Self:
+    ) -> "Triptych":
         """Load a model; nothing in its files is executed.
 
         Args:

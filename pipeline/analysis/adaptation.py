@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from pipeline.analysis.colour import depth_image, depth_range_m, rgb_image, seg_image
+from pipeline.analysis.gallery import LABELS, scene_tile
 from pipeline.analysis.grid import Columns, Row, Tile, draw_grid
 from pipeline.analysis.legend import scene_legend
 from pipeline.analysis.views import Views
@@ -33,7 +33,9 @@ def draw_adaptation(
     """
     rows = [
         Row(
-            tuple(tile for views in parts for tile in _tiles(views, modality, info, columns)), modality, group
+            tuple(tile for views in parts for tile in _tiles(views, modality, info, columns)),
+            LABELS[modality],
+            group,
         )
         for group, parts in (("support, samples", generated), ("held out", reconstructed))
         for modality in info.modalities
@@ -49,14 +51,5 @@ def draw_adaptation(
 
 
 def _tiles(views: Views, modality: str, info: DatasetInfo, columns: int) -> Sequence[Tile]:
-    tiles = [_tile(views[row : row + 1], modality, info) for row in range(min(columns, len(views)))]
+    tiles = [scene_tile(views, scene, modality, info) for scene in range(min(columns, len(views)))]
     return [*tiles, *[Tile(None)] * (columns - len(tiles))]
-
-
-def _tile(view: Views, modality: str, info: DatasetInfo) -> Tile:
-    if modality == "rgb" and view.rgb is not None:
-        return Tile(rgb_image(view.rgb[0]))
-    if modality == "depth" and view.depth_m is not None and info.depth is not None:
-        metres = view.depth_m[0]
-        return Tile(depth_image(metres, metres == metres, *depth_range_m(info.depth)))
-    return Tile(None if view.labels is None else seg_image(view.labels[0]))
