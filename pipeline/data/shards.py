@@ -56,7 +56,7 @@ def write_dataset(
     Raises:
         InputError: If the directory already holds a dataset or cannot be written, or no sample came.
         ValueError: If a key is repeated or has other characters than `[A-Za-z0-9_-]`, or a sample
-            has another size.
+            has another size or no modality.
     """
     if (directory / INFO).exists():
         raise InputError(f"{directory} already holds a dataset; name another directory or delete it")
@@ -184,6 +184,8 @@ class _Writer:
             raise ValueError(f"sample {sample.key}: split {split!r}; allowed are {', '.join(SPLITS)}")
         if sample.key in self._keys or not _KEY.fullmatch(sample.key):
             raise ValueError(f"sample key {sample.key!r}: keys are unique, 1 to 80 of A-Z a-z 0-9 _ -")
+        if not any(suffix.partition(".")[0] in MODALITIES for suffix in sample.members):
+            raise ValueError(f"sample {sample.key}: it has none of {', '.join(MODALITIES)}")
         self._keys.add(sample.key)
         tar = self._tar(split)
         places = {}

@@ -45,18 +45,18 @@ def tabletop(number: int, seed: int, max_objects: int) -> Scene:
         return low + (high - low) * next(chance)
 
     objects = 1 + int(max_objects * next(chance))
-    camera_azimuth, light_azimuth = between(0, 2 * math.pi), between(0, 2 * math.pi)
-    elevation, reach = math.radians(between(28, 58)), between(1.9, 2.4)
+    camera_azimuth, light_azimuth = between(0.0, 2 * math.pi), between(0.0, 2 * math.pi)
+    elevation, reach = math.radians(between(28.0, 58.0)), between(1.9, 2.4)
     eye = (
         math.cos(camera_azimuth) * math.cos(elevation) * reach,
         math.sin(camera_azimuth) * math.cos(elevation) * reach,
         _LOOKED_AT_HEIGHT + math.sin(elevation) * reach,
     )
-    half_field_of_view = math.radians(between(44, 52) / 2)
+    half_field_of_view = math.radians(between(44.0, 52.0) / 2)
     light_at = (1.8 * math.cos(light_azimuth), 1.8 * math.sin(light_azimuth), between(2.5, 3.0))
     return Scene(
         camera=look_at(eye, (0.0, 0.0, _LOOKED_AT_HEIGHT), math.tan(half_field_of_view)),
-        light=Light(light_at, ambient=between(0.3, 0.5), power=between(0.5, 0.9), specular=between(0, 0.5)),
+        light=Light(light_at, ambient=between(0.3, 0.5), power=between(0.5, 0.9), specular=between(0.0, 0.5)),
         half_room=3.0,
         floor_colour=hsv_to_rgb(next(chance), 0.3, between(0.4, 0.8)),
         wall_colour=hsv_to_rgb(next(chance), 0.25, between(0.6, 0.95)),
@@ -65,9 +65,9 @@ def tabletop(number: int, seed: int, max_objects: int) -> Scene:
             half_x=between(0.75, 0.85),
             half_y=between(0.75, 0.85),
             height=_TABLE_HEIGHT,
-            colour=hsv_to_rgb(between(0, 0.12), 0.45, between(0.45, 0.9)),
+            colour=hsv_to_rgb(between(0.0, 0.12), 0.45, between(0.45, 0.9)),
         ),
-        pattern=int(between(0, 3)),
+        pattern=int(between(0.0, 3.0)),
         contrast=0.22,
     )
 

@@ -1,0 +1,306 @@
+"""What is written can be read: by this project, by tarfile and by plain webdataset."""
+
+import errno
+import io
+import json
+import os
+import tarfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+from PIL import Image
+from small_dataset import CLASSES, FACTORS, SIZE, sample, samples, write
+
+from pipeline.data.loader import ShardedDataset
+from pipeline.data.modality import Sample
+from pipeline.data.refusal import Refusal
+from pipeline.data.shards import dataset_digest, decode_sample, read_info, write_dataset
+from pipeline.errors import InputError
+
+
+# webdataset leaves closing its files to the garbage collector.
+reads_with_webdataset = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def tree_bytes(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+@pytest.mark.parametrize("encoding", ["npy", "png"])
+def test_the_same_samples_give_the_same_bytes(tmp_path: Path, encoding: str) -> None:
+    write(tmp_path / "first", encoding=encoding)
+    write(tmp_path / "second", encoding=encoding)
+    assert tree_bytes(tmp_path / "first") == tree_bytes(tmp_path / "second")
+    assert dataset_digest(tmp_path / "first") == dataset_digest(tmp_path / "second")
+
+
+def test_the_digest_names_the_content_and_not_the_place(tmp_path: Path) -> None:
+    write(tmp_path / "first", train=20)
+    write(tmp_path / "second", train=21)
+    assert dataset_digest(tmp_path / "first") != dataset_digest(tmp_path / "second")
+
+
+def test_a_changed_pixel_changes_the_digest(tmp_path: Path) -> None:
+    for name, value in (("first", 0), ("second", 1)):
+        grey = Sample("a", rgb=np.full((SIZE, SIZE, 3), value, np.uint8))
+        write_dataset(tmp_path / name, [("train", grey)], class_names=None, image_size=SIZE)
+    assert dataset_digest(tmp_path / "first") != dataset_digest(tmp_path / "second")
+
+
+def test_the_directory_holds_what_is_documented(tmp_path: Path) -> None:
+    write(tmp_path, train=20, test=4, shard_samples=6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "dataset.json",
+        "index.parquet",
+        "quarantine.parquet",
+        "test-000000.tar",
+        *(f"train-00000{number}.tar" for number in range(4)),
+    ]
+    with tarfile.open(tmp_path / "train-000000.tar") as tar:
+        names = tar.getnames()
+        assert names[:4] == ["n00000.rgb.npy", "n00000.depth.npy", "n00000.seg.npy", "n00000.json"]
+        assert len(names) == 6 * 4
+        assert all(m.mtime == 0 and m.uid == 0 and m.gid == 0 and m.uname == "" for m in tar.getmembers())
+
+
+def test_the_index_points_at_the_members(tmp_path: Path) -> None:
+    write(tmp_path, encoding="png")
+    rows = pq.read_table(tmp_path / "index.parquet").to_pylist()
+    assert [row["key"] for row in rows[:2]] == ["n00000", "n00001"]
+    assert [row["split"] for row in rows] == ["train"] * 20 + ["test"] * 4
+    for row in rows:
+        with tarfile.open(tmp_path / row["shard"]) as tar:
+            for member, suffix in (
+                ("rgb", "rgb.png"),
+                ("depth", "depth.png"),
+                ("seg", "seg.png"),
+                ("json", "json"),
+            ):
+                info = tar.getmember(f"{row['key']}.{suffix}")
+                assert (info.offset_data, info.size) == (row[f"{member}_offset"], row[f"{member}_size"])
+        number = int(row["key"][1:])
+        assert (row["factor_hue"], row["factor_size"]) == (number % 2, number % 3)
+
+
+@reads_with_webdataset
+@pytest.mark.parametrize("encoding", ["npy", "png"])
+def test_plain_webdataset_reads_it(tmp_path: Path, encoding: str) -> None:
+    info = write(tmp_path, encoding=encoding)
+    shards = sorted(str(path) for path in tmp_path.glob("train-*.tar"))
+    dataset = wds.WebDataset(shards, shardshuffle=False).map(
+        partial(decode_sample, depth_scale_m=info.depth_scale_m)
+    )
+    read = list(dataset)
+    assert [item["__key__"] for item in read] == [f"n{number:05d}" for number in range(20)]
+    for number, item in enumerate(read):
+        expected = sample(number)
+        np.testing.assert_array_equal(item["rgb"], expected.rgb)
+        np.testing.assert_array_equal(item["seg"], expected.seg)
+        tolerance_m = 0 if encoding == "npy" else info.depth_scale_m / 2 + 1e-6
+        np.testing.assert_allclose(item["depth"], expected.depth, atol=tolerance_m, rtol=0)
+        assert item["depth"].dtype == np.float32
+        assert item["json"] == {
+            "origin": f"source/{number}",
+            "factors": {"hue": number % 2, "size": number % 3},
+        }
+
+
+@reads_with_webdataset
+def test_webdataset_decoding_of_pil_mangles_sixteen_bit_depth(tmp_path: Path) -> None:
+    """Why there is decode_sample, and why the documentation warns."""
+    info = write(tmp_path, encoding="png")
+    shard = str(tmp_path / "test-000000.tar")
+    mangled = next(iter(wds.WebDataset(shard, shardshuffle=False).decode("pil")))["depth.png"]
+    stored = np.asarray(mangled)
+    exact = sample(100_000).depth
+    assert stored.dtype == np.uint8
+    assert set(np.unique(stored)) <= {0, 255}
+    assert np.nanmax(exact) / info.depth_scale_m > 255
+
+
+def test_depth_png_is_sixteen_bit_with_zero_for_invalid(tmp_path: Path) -> None:
+    info = write(tmp_path, encoding="png")
+    with tarfile.open(tmp_path / "train-000000.tar") as tar:
+        stored = np.asarray(Image.open(io.BytesIO(tar.extractfile("n00003.depth.png").read())))  # type: ignore[union-attr]
+    exact = sample(3).depth
+    assert stored.dtype == np.uint16
+    np.testing.assert_array_equal(stored == 0, np.isnan(exact))
+    valid = ~np.isnan(exact)
+    np.testing.assert_allclose(
+        stored[valid] * info.depth_scale_m, exact[valid], atol=info.depth_scale_m / 2 + 1e-6
+    )
+
+
+def test_depth_too_far_for_a_png_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    far = Sample("far", depth=np.full((SIZE, SIZE), 70.0, np.float32), origin="far.npy")
+    info = write_dataset(
+        tmp_path, [("train", sample(1)), ("train", far)], class_names=CLASSES, image_size=SIZE, encoding="png"
+    )
+    assert info.counts == {"train": 1}
+    refusal = pq.read_table(tmp_path / "quarantine.parquet").to_pylist()
+    assert refusal[0]["reason"] == "depth_out_of_range"
+    assert refusal[0]["origin"] == "far.npy"
+    assert "data.encoding: npy" in refusal[0]["remedy"]
+
+
+def test_depth_statistics_are_those_of_all_valid_training_pixels(tmp_path: Path) -> None:
+    info = write(tmp_path, train=20, test=4)
+    depth = np.stack([sample(number).depth for number in range(20)]).astype(np.float64)
+    valid = depth[~np.isnan(depth)]
+    assert info.depth is not None
+    assert info.depth.mean_m == pytest.approx(valid.mean(), rel=1e-12)
+    assert info.depth.std_m == pytest.approx(valid.std(), rel=1e-9)
+    assert info.depth.log_mean == pytest.approx(np.log(valid).mean(), rel=1e-12)
+    assert info.depth.log_std == pytest.approx(np.log(valid).std(), rel=1e-9)
+    assert (info.depth.min_m, info.depth.max_m) == (valid.min(), valid.max())
+
+
+def test_what_was_written_is_what_is_described(tmp_path: Path) -> None:
+    info = write(tmp_path)
+    assert read_info(tmp_path) == info
+    assert info.modalities == ("rgb", "depth", "seg")
+    assert info.class_names == CLASSES
+    assert info.factors == FACTORS
+    assert info.counts == {"train": 20, "test": 4}
+    assert info.source == {"kind": "noise"}
+
+
+def test_quarantine_names_reason_file_and_remedy_and_is_there_even_when_empty(tmp_path: Path) -> None:
+    refusal = Refusal("frame_7", "unreadable", "frame_7.png: truncated", "replace the file")
+    info = write_dataset(
+        tmp_path / "some", [("train", sample(1)), refusal], class_names=CLASSES, image_size=SIZE
+    )
+    assert info.quarantine == {"unreadable": 1}
+    assert pq.read_table(tmp_path / "some" / "quarantine.parquet").to_pylist() == [
+        {
+            "origin": "frame_7",
+            "reason": "unreadable",
+            "detail": "frame_7.png: truncated",
+            "remedy": "replace the file",
+        }
+    ]
+    write(tmp_path / "none")
+    assert pq.read_table(tmp_path / "none" / "quarantine.parquet").num_rows == 0
+
+
+def test_a_missing_modality_has_no_member(tmp_path: Path) -> None:
+    write_dataset(
+        tmp_path,
+        [("train", sample(1)), ("train", sample(2, depth=False))],
+        class_names=CLASSES,
+        image_size=SIZE,
+    )
+    with tarfile.open(tmp_path / "train-000000.tar") as tar:
+        assert "n00001.depth.npy" in tar.getnames()
+        assert "n00002.depth.npy" not in tar.getnames()
+
+
+def test_classes_without_names_are_named_by_number(tmp_path: Path) -> None:
+    info = write_dataset(tmp_path, [("train", sample(1))], class_names=None, image_size=SIZE)
+    assert info.class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("key", ["", "a b", "a/b", "../up", "ä", "a.b", "x" * 81])
+def test_a_key_with_other_characters_is_refused(tmp_path: Path, key: str) -> None:
+    wrong = Sample(key, rgb=np.zeros((SIZE, SIZE, 3), np.uint8))
+    with pytest.raises(ValueError, match="key"):
+        write_dataset(tmp_path, [("train", wrong)], class_names=None, image_size=SIZE)
+
+
+def test_a_repeated_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="n00001"):
+        write_dataset(
+            tmp_path, [("train", sample(1)), ("test", sample(1))], class_names=CLASSES, image_size=SIZE
+        )
+
+
+def test_a_sample_of_another_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="n00001"):
+        write_dataset(tmp_path, [("train", sample(1, size=16))], class_names=CLASSES, image_size=SIZE)
+
+
+def test_a_label_beyond_the_class_names_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="only 2 classes"):
+        write_dataset(tmp_path, [("train", sample(1))], class_names=("a", "b"), image_size=SIZE)
+
+
+def test_a_directory_that_holds_a_dataset_is_left_alone(tmp_path: Path) -> None:
+    write(tmp_path)
+    before = tree_bytes(tmp_path)
+    with pytest.raises(InputError, match="already holds a dataset"):
+        write(tmp_path)
+    assert tree_bytes(tmp_path) == before
+
+
+def test_no_samples_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no sample"):
+        write_dataset(tmp_path, [], class_names=None, image_size=SIZE)
+
+
+def test_a_full_disk_is_one_message_that_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"No space left on device.*free some space"):
+        write(tmp_path)
+    assert not (tmp_path / "dataset.json").exists()
+
+
+def test_an_interrupted_writer_leaves_no_description(tmp_path: Path) -> None:
+    def interrupted():  # type: ignore[no-untyped-def]
+        yield from samples(3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(tmp_path, interrupted(), class_names=CLASSES, image_size=SIZE, factors=FACTORS)
+    assert not (tmp_path / "dataset.json").exists()
+    with pytest.raises(InputError, match="not a dataset directory"):
+        read_info(tmp_path)
+
+
+def test_a_shard_of_another_size_is_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path)
+    with (tmp_path / "train-000002.tar").open("ab") as tar:
+        tar.write(b"more")
+    with pytest.raises(InputError, match=r"train-000002\.tar.*write the dataset again"):
+        ShardedDataset(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train-000001.tar", "index.parquet", "dataset.json"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    write(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=name):
+        ShardedDataset(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "dataset.json"])
+@pytest.mark.parametrize("content", [b"", b"\x00\xff garbage", b"{}", b"[1, 2]", b'{"format": 1}'])
+def test_a_corrupt_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    write(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=name):
+        ShardedDataset(tmp_path)
+
+
+def test_an_index_of_another_dataset_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "first", train=20)
+    write(tmp_path / "second", train=14)
+    (tmp_path / "second" / "index.parquet").rename(tmp_path / "first" / "index.parquet")
+    with pytest.raises(InputError, match="index.parquet"):
+        ShardedDataset(tmp_path / "first")
+
+
+def test_a_description_of_a_later_format_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    with pytest.raises(InputError, match="format 2"):
+        read_info(tmp_path)
