@@ -276,7 +276,9 @@ class Upload:
         if not sent.headline:
             turn = sum(other.stage == execution.stage for other in self.file.cursor.executions)
             store.log_metrics(
-                parent.run, [(name, value, turn) for name, value in record.headline.items()], ended_ms
+                parent.run,
+                [(files.metric_name(name), value, turn) for name, value in record.headline.items()],
+                ended_ms,
             )
             sent.headline = True
             self.file.save()

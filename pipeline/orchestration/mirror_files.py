@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from pipeline.orchestration.ledger import METRICS, TIMING, Record, read_record
 from pipeline.orchestration.stage import StageName
 
 HISTORY = "history.jsonl"
+TRAVERSAL = "traversal"
+PICTURES_CARD = "Pictures"
+"""Of the cards that show picture grids; the capital letter puts them above all charts."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def _line(text: bytes) -> Line | None:
     return Line(
         step,
         {
-            name: float(value)
+            metric_name(name): float(value)
             for name, value in values.items()
             if name != "samples_seen" and _is_number(value)
         },
@@ -140,19 +144,31 @@ def peek(directory: Path) -> Record | None:
 
 
 def summary(directory: Path) -> dict[str, float]:
-    """The numbers of metrics.json and, as `timing/NAME`, of timing.json."""
+    """The numbers of metrics.json and, as `timing/NAME`, of timing.json, under names MLflow takes.
+
+    A run's page has a section per prefix, in the order of the alphabet, and what has none comes last. So
+    beside traversals names get dots for slashes: else dozens of charts stand above the images.
+    """
     timing = {f"timing/{name}": value for name, value in _numbers(directory / TIMING).items()}
-    return _numbers(directory / METRICS) | timing
+    slash = "." if (directory / TRAVERSAL).is_dir() else "/"
+    values = _numbers(directory / METRICS) | timing
+    return {metric_name(name).replace("/", slash): value for name, value in values.items()}
+
+
+def metric_name(name: str) -> str:
+    """A metric's name with what MLflow refuses (such as the `+` of `rgb+depth/nll_nats`) as a dash."""
+    return re.sub(r"[^\w./: -]", "-", name)
 
 
 def pictures(directory: Path) -> list[Picture]:
     """What the run's page shows: picture grids, and traversals with a slider each."""
     grids = [
-        Picture(f"pictures/{path.stem}", 0, path) for path in sorted((directory / "pictures").glob("*.png"))
+        Picture(f"{PICTURES_CARD}/{path.stem}", 0, path)
+        for path in sorted((directory / "pictures").glob("*.png"))
     ]
     tiles = [
-        Picture(f"traversal/{path.parent.name}", int(path.stem), path)
-        for path in sorted((directory / "traversal").glob("*/*.png"))
+        Picture(f"{TRAVERSAL}/{path.parent.name}", int(path.stem), path)
+        for path in sorted((directory / TRAVERSAL).glob("*/*.png"))
         if path.stem.isdecimal()
     ]
     return grids + tiles
@@ -160,7 +176,7 @@ def pictures(directory: Path) -> list[Picture]:
 
 def artifacts(directory: Path) -> list[Artifact]:
     """The files kept with a finished stage's run: picture grids and self-contained pages."""
-    pages = "traversal" if (directory / "traversal").is_dir() else ""
+    pages = TRAVERSAL if (directory / TRAVERSAL).is_dir() else ""
     return [Artifact(path, "pictures") for path in sorted((directory / "pictures").glob("*.png"))] + [
         Artifact(path, pages) for path in sorted(directory.glob("*.html"))
     ]

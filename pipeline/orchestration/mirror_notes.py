@@ -39,10 +39,14 @@ def parent_note(run_directory: Path, cursor: Cursor) -> tuple[str, str]:
         shown = "model-metrics" if stage in STAGE_NOTES else ""
         lines.append(f"[{stage}]({_run_page('', cursor.experiment, execution.run, shown)})")
         if record and record.state == "complete":
-            rows += [f"| {stage} | {name} | {value:.4g} |" for name, value in record.headline.items()]
+            rows += [f"| {stage} | {name} | {_number(value)} |" for name, value in record.headline.items()]
     table = ["| stage | metric | value |", "| --- | --- | --- |", *rows] if rows else []
     text = "\n".join([" · ".join(lines), "", *table])
     return text, hashlib.sha256(text.encode()).hexdigest()
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() and abs(value) >= 1000 else f"{value:.4g}"
 
 
 def links(base: str, name: str, cursor: Cursor) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """The few things we ask of MLflow. The only file that imports it, and only when a store is opened."""
 
+import fcntl
 import logging
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,6 +111,8 @@ class Store:
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        if target.database is not None:
+            _create_database(target.database)
         self._client = MlflowClient(target.uri, target.uri)
         self.base = target.base
         self.experiment = self._open_experiment(target)
@@ -232,6 +236,28 @@ class Store:
                 _pack(image, Path(name), image_stem(image.key, image.step, at_ms, token))
             self._client.log_artifacts(run, name, "images")
         self._client.set_tag(run, "mlflow.loggedImages", "True")
+
+
+def _create_database(path: Path) -> None:
+    """Create MLflow's tables aside and put the finished file in place.
+
+    MLflow creates them in seconds, step by step; killed in between, or done twice at a time, it leaves a
+    file that can neither be used nor repaired.
+    """
+    from mlflow.tracking import MlflowClient
+
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / f".{path.name}.lock").open("a") as lock, tempfile.TemporaryDirectory() as name:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        aside = Path(name) / path.name
+        MlflowClient(f"sqlite:///{aside}").search_experiments(max_results=1)
+        near = path.with_name(f".{path.name}.new")
+        shutil.copyfile(aside, near)
+        near.replace(path)
 
 
 def image_stem(key: str, step: int, at_ms: int, token: str) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from pipeline.config import Config
 from pipeline.errors import InputError, command_name
@@ -28,20 +28,7 @@ FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 60.0
 
 
-class Mirror(Protocol):
-    """Is told what the supervisor does, and uploads what the stages write."""
-
-    def stage_started(self, stage: StageName) -> None:
-        """A stage is about to run."""
-
-    def stage_finished(self, stage: StageName, state: Ending) -> None:
-        """A stage ended; its files are in place."""
-
-    def close(self, timeout_s: float) -> list[str]:
-        """Upload the rest for at most so long; returns lines for a person: links, or what waits."""
-
-
-def start_mirror(run_directory: Path, config: Config) -> Mirror:
+def start_mirror(run_directory: Path, config: Config) -> "Mirror | NoMirror":
     """Begin to mirror a run. Costs nothing until a stage runs or something waits to be uploaded.
 
     Args:
@@ -49,15 +36,15 @@ def start_mirror(run_directory: Path, config: Config) -> Mirror:
         config: The run's config.
     """
     if not config.tracking.enabled:
-        return _Silent([])
+        return NoMirror([])
     holds = ExitStack()
     if not holds.enter_context(only_mirror(run_directory)):
-        return _Silent(["MLflow: another process uploads this run just now"])
+        return NoMirror(["MLflow: another process uploads this run just now"])
     try:
-        return _Live(run_directory, config, holds)
+        return Mirror(run_directory, config, holds)
     except InputError as error:
         holds.close()
-        return _Silent([f"MLflow: {error}"])
+        return NoMirror([f"MLflow: {error}"])
 
 
 def sync(run_directory: Path, config: Config) -> list[str]:
@@ -111,7 +98,15 @@ def reconcile(run_directory: Path, config: Config) -> None:
                 pass
 
 
-class _Silent:
+def run_links(run_directory: Path, config: Config) -> dict[str, str]:
+    """Addresses of a run's pages by what they show, as far as they were uploaded."""
+    if not config.tracking.enabled or not (run_directory / CURSOR).is_file():
+        return {}
+    target = target_of(config, run_directory.parent)
+    return links(target.base, config.name, CursorFile(run_directory, target.name).cursor)
+
+
+class NoMirror:
     """Mirrors nothing; says why at the end."""
 
     def __init__(self, lines: list[str]) -> None:
@@ -128,7 +123,7 @@ class _Silent:
         return self._lines
 
 
-class _Live:
+class Mirror:
     """A thread that uploads; the calls only take notes, so they return at once."""
 
     def __init__(self, run_directory: Path, config: Config, holds: ExitStack) -> None:
