@@ -1,16 +1,20 @@
 """A worker whose stages do next to nothing, so that orchestration is tested in seconds.
 
-The supervisor is given this module instead of `stages.worker`. Behaviour of a stage is steered by
-environment variables: FAKE_SLOW=stage:seconds, FAKE_FAIL=stage, FAKE_REFUSE=stage.
+The supervisor is given this module instead of `stages.worker`. Environment variables, each naming a
+stage, steer it: FAKE_GATE waits until there is a file `go` in the working directory, FAKE_DEAF waits
+for ever and hears no request to stop, FAKE_FAIL, FAKE_REFUSE and FAKE_FULL fail in their ways.
 """
 
+import errno
 import json
 import os
 import sys
 import time
+from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.errors import InputError, Interrupted
+from pipeline.orchestration.durable import write_text
 from pipeline.orchestration.stage import Context, Manifest
 from stages import worker
 
@@ -20,12 +24,12 @@ def run_stage(config: Config, context: Context, stage: str) -> Manifest:
         raise RuntimeError("the fake stage fails as told")
     if os.environ.get("FAKE_REFUSE") == stage:
         raise InputError("frame_0003.png: the image is truncated; replace it")
+    if os.environ.get("FAKE_FULL") == stage:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/full.tar")
     (context.directory / "started").write_text("")
     if stage == "train":
         return _train(config, context)
-    name, _, seconds = os.environ.get("FAKE_SLOW", "").partition(":")
-    if name == stage:
-        time.sleep(float(seconds))
+    _wait_at_gate(context, stage)
     if stage == "shard":
         (context.directory / "dataset.json").write_text(json.dumps(config.data.model_dump(mode="json")))
     (context.directory / "result.txt").write_text(f"{stage} {config.seed}\n")
@@ -36,21 +40,30 @@ def _train(config: Config, context: Context) -> Manifest:
     """Count to train.samples in steps of the batch, saving after every step."""
     saved = context.directory / "saved.txt"
     seen = int(saved.read_text()) if saved.exists() else 0
-    name, _, seconds = os.environ.get("FAKE_SLOW", "").partition(":")
     context.progress.start("training", config.train.samples, "samples", seen)
     while seen < config.train.samples:
+        seen += config.train.batch
+        write_text(context.directory / "history.jsonl", _history(seen, config.train.batch))
+        write_text(saved, str(seen))
+        context.progress.advance(config.train.batch)
+        _wait_at_gate(context, "train")
         if context.stop_requested():
             raise Interrupted
-        if name == "train":
-            time.sleep(float(seconds))
-        seen += config.train.batch
-        saved.write_text(str(seen))
-        context.progress.advance(config.train.batch)
-        with (context.directory / "history.jsonl").open("a") as history:
-            history.write(json.dumps({"samples_seen": seen, "loss": 1 / seen}) + "\n")
     (context.directory / "model.safetensors").write_text(f"{config.seed} {config.train.learning_rate} {seen}")
     (context.directory / "model.json").write_text("{}")
     return Manifest({"loss": 0.5}, ("loss",))
+
+
+def _wait_at_gate(context: Context, stage: str) -> None:
+    while os.environ.get("FAKE_DEAF") == stage:
+        time.sleep(0.05)
+    while os.environ.get("FAKE_GATE") == stage and not Path("go").exists() and not context.stop_requested():
+        time.sleep(0.02)
+
+
+def _history(seen: int, batch: int) -> str:
+    done = range(batch, seen + 1, batch)
+    return "".join(json.dumps({"samples_seen": count, "loss": 1 / count}) + "\n" for count in done)
 
 
 if __name__ == "__main__":
