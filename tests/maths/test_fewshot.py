@@ -72,17 +72,16 @@ def test_correlation_in_the_prior_counts() -> None:
 
 def test_a_private_latent_of_an_absent_modality_costs_nothing() -> None:
     prior = diagonal_prior()
-    terms, plain, _ = linear_gaussian(prior, 1.3, draws=3)
     shared = Gaussian(torch.zeros(ROWS, 2), torch.zeros(ROWS, 2))
     private = {"rgb": Gaussian(torch.ones(ROWS, 3), torch.zeros(ROWS, 3))}
     present = {"rgb": torch.arange(ROWS) % 2 == 0}
-    extra = draw_proposal(Posterior(shared, private), present, 3, seed=4)
-    own = torch.stack([private["rgb"].log_prob(draw).sum(dim=1) for draw in extra.private["rgb"]])
-    density = plain.log_density + torch.where(present["rgb"], own, 0.0)
-    proposal = Proposal(plain.shared, extra.private, density, present)
+    with_private = draw_proposal(Posterior(shared, private), present, 3, seed=4)
+    plain = draw_proposal(Posterior(shared, {}), {}, 3, seed=4)
+    assert torch.equal(with_private.shared, plain.shared)
+    terms = {"depth": plain.shared.square().sum(dim=2)}
     far = FullGaussian(torch.full((3,), 5.0), torch.eye(3))
     without = nll_under_prior(terms, plain, LatentPrior(prior, {}))
-    nll = nll_under_prior(terms, proposal, LatentPrior(prior, {"rgb": far}))
+    nll = nll_under_prior(terms, with_private, LatentPrior(prior, {"rgb": far}))
     assert torch.equal(nll[1::2], without[1::2])
     assert bool((nll[::2] > without[::2] + 1.0).all())
 
