@@ -1,6 +1,5 @@
 """What the command line accepts, refuses and says."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
