@@ -10,7 +10,7 @@ from scipy.ndimage import correlate
 from torch import Tensor
 
 from pipeline.data.batch import Batch, ModalityBatch
-from pipeline.metrics.fidelity import Fidelity, Prediction, mean_iou, psnr_db, ssim
+from pipeline.metrics.fidelity import Fidelity, Prediction, confusion, mean_iou, psnr_db, ssim
 
 
 def batch_of(present: list[bool] | None = None, **values: Tensor) -> Batch:
@@ -107,11 +107,11 @@ def test_ssim_refuses_images_smaller_than_its_window() -> None:
 
 def test_depth_errors_of_a_hand_example() -> None:
     truth = torch.tensor([1.0, 2.0, 4.0, 0.0]).view(1, 1, 2, 2)  # the last has no depth
-    guess = torch.tensor([1.1, 1.0, 4.8, 9.0]).view(1, 1, 2, 2)
+    guess = torch.tensor([1.1, 1.5, 4.8, 9.0]).view(1, 1, 2, 2)
     metrics = scored(Prediction(depth_m=guess), batch_of(depth=truth))
-    assert metrics["depth_absrel"] == pytest.approx((0.1 + 0.5 + 0.2) / 3)
-    assert metrics["depth_delta1"] == pytest.approx(2 / 3)  # ratios 1.1, 2 and 1.2
-    assert metrics["depth_rmse_m"] == pytest.approx(math.sqrt((0.01 + 1.0 + 0.64) / 3))
+    assert metrics["depth_absrel"] == pytest.approx((0.1 + 0.25 + 0.2) / 3)
+    assert metrics["depth_delta1"] == pytest.approx(2 / 3)  # ratios 1.1, 1.33 and 1.2
+    assert metrics["depth_rmse_m"] == pytest.approx(math.sqrt((0.01 + 0.25 + 0.64) / 3))
 
 
 def test_depth_is_pooled_over_pixels_not_averaged_over_images() -> None:
@@ -142,6 +142,11 @@ def test_iou_is_pooled_over_the_split() -> None:
     fidelity.update(Prediction(seg=torch.zeros(1, 2, 2, dtype=torch.long)), first)
     fidelity.update(Prediction(seg=torch.tensor([[[1, 1], [1, 0]]])), second)
     assert fidelity.metrics()["seg_miou"] == pytest.approx((4 / 5 + 3 / 4) / 2)
+
+
+def test_confusion_counts_the_truth_in_rows_and_valid_pixels_only() -> None:
+    truth, guess = torch.tensor([[[0, 0, 1, 255]]]), torch.tensor([[[0, 1, 1, 1]]])
+    assert confusion(guess, truth, truth != 255, 3).tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
 
 
 def test_iou_of_a_confusion_matrix() -> None:
