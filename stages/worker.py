@@ -6,6 +6,7 @@ Started by the supervisor as `python -m stages.worker --job FILE`. Exit codes: 0
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -157,6 +158,9 @@ def _start_processes(processes: int, max_restarts: int, command: list[str]) -> i
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logging.getLogger("torch.distributed.elastic").setLevel(
+        logging.CRITICAL
+    )  # the workers speak for themselves
     os.environ[PARENT] = str(os.getpid())
     launch = LaunchConfig(
         min_nodes=1,

@@ -69,7 +69,7 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
 
 
 def _same_kind(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
-    return below.get("kind") == above.get("kind", below.get("kind"))
+    return "kind" not in above or bool(above["kind"] == below.get("kind"))
 
 
 def read_tree(path: Path, overrides: Sequence[str]) -> Tree:
