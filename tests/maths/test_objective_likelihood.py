@@ -68,6 +68,21 @@ def test_densities_are_those_of_torch(
     )
 
 
+@pytest.mark.parametrize("density", ["gaussian", "laplace"])
+@pytest.mark.parametrize("filler", [math.nan, math.inf])
+def test_a_pixel_without_a_value_has_a_gradient_of_exactly_zero(density: str, filler: float) -> None:
+    valid = everywhere(1, 4)
+    valid[0, 0, 1] = False
+    value = torch.where(valid[:, None], torch.ones(1, 3, 4, 4), filler)
+    location, scale = torch.zeros(1, 3, 4, 4, requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    cost = located_nll(location, value, valid, scale, density).sum()
+    at_location, at_scale = torch.autograd.grad(cost, [location, scale])
+    assert cost.isfinite()
+    assert at_scale.isfinite()
+    assert not at_location[0, :, 0, 1].any()
+    assert (at_location != 0).sum() == 3 * 15
+
+
 @pytest.mark.parametrize("space", ["metric", "log"])
 @pytest.mark.parametrize("filler", [math.nan, math.inf, -7.0])
 def test_invalid_depth_is_never_seen(space: str, filler: float) -> None:
