@@ -19,7 +19,7 @@ from types import FrameType
 from pipeline.config import Config
 from pipeline.errors import Interrupted, as_input_error
 from pipeline.orchestration.job import Job, read_job
-from pipeline.orchestration.ledger import RESUMABLE, commit, fail
+from pipeline.orchestration.ledger import RESUMABLE, commit, fail, write_record
 from pipeline.orchestration.processes import PARENT, die_with_parent
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, Manifest, World
@@ -98,6 +98,8 @@ def _work(job: Job, run: StageRun) -> int:
         stop_requested=stop.is_set,
     )
     try:
+        if world.is_main:
+            write_record(job.place.working, job.record)  # it says failed where torchrun starts us once more
         with progress:
             manifest = run(config, context, stage)
         if world.is_main:

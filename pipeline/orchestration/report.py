@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
-from pipeline.orchestration.ledger import read_record
+from pipeline.orchestration.ledger import Record, read_record
 from pipeline.orchestration.plan import Step
 from pipeline.orchestration.stage import STAGES
 
@@ -47,7 +47,8 @@ def headline_text(config: Config, root: Path) -> str:
     for stage in STAGES:
         record = read_record(directory / stage)
         if record and record.state == "complete":
-            rows += [(stage, name, number(value)) for name, value in record.headline.items()]
+            names = (stage, *[""] * len(record.headline))
+            rows += [(name, *row) for name, row in zip(names, _numbers(record), strict=False)]
     looks = [
         ("pictures", directory / "evaluate" / "pictures"),
         ("few-shot pictures", directory / "adapt" / "pictures"),
@@ -57,6 +58,10 @@ def headline_text(config: Config, root: Path) -> str:
     lines = [table(rows), ""] if len(rows) > 1 else []
     lines += [f"  {name + ':':<18} {path}" for name, path in looks if path.exists()]
     return "\n".join(lines)
+
+
+def _numbers(record: Record) -> list[tuple[str, str]]:
+    return [(name, number(value)) for name, value in record.headline.items()]
 
 
 def number(value: float) -> str:
