@@ -110,7 +110,7 @@ class Fidelity:
         self._add("square", error.square())
 
     def _add_seg(self, labels: Int[Tensor, "batch height width"], truth: ModalityBatch) -> None:
-        self._confusion += confusion(labels, truth.value, truth.valid, len(self._confusion)).cpu()
+        self._confusion += confusion(labels, truth.value, truth.valid, len(self._confusion))
 
     def _add(self, name: str, values: Tensor) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + float(values.double().sum())
@@ -171,7 +171,7 @@ def confusion(
     classes: int,
 ) -> Int[Tensor, "classes classes"]:
     """Valid pixels counted by true class (row) and predicted class (column)."""
-    pairs = truth[valid] * classes + labels[valid]
+    pairs = (truth[valid] * classes + labels[valid]).cpu()  # on a GPU bincount has no deterministic kernel
     return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
 
 
