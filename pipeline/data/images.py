@@ -121,9 +121,9 @@ class Square:
     def rgb(self, picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "size size 3"]:
         """The mean over each pixel's area; interpolated where the square is smaller than `size`."""
         top, left = self._corner()
-        box = (left, top, left + self.side, top + self.side)
+        square = np.ascontiguousarray(picture[top : top + self.side, left : left + self.side])
         resample = Image.Resampling.BOX if self.side >= self.size else Image.Resampling.BICUBIC
-        return np.asarray(Image.fromarray(picture).resize((self.size, self.size), resample, box=box))
+        return np.asarray(Image.fromarray(square).resize((self.size, self.size), resample))
 
     def seg(self, labels: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "size size"]:
         """The label in the middle of each pixel's area."""

@@ -42,7 +42,7 @@ def ordered_map(function: Callable[[Item], Result], items: Sequence[Item], worke
         yield from map(function, items)
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__class__.__module__])
+    context.set_forkserver_preload([function.__module__])
     started: list[tuple[ForkServerProcess, Connection]] = []
     try:
         for _ in range(count):

@@ -1,7 +1,6 @@
 """A person's own folder becomes a dataset, or a message that says what to change."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -218,7 +217,7 @@ def test_a_suffix_that_no_file_has_is_named(tmp_path: Path) -> None:
             r"no \.png, \.jpg or \.npy file for rgb; it is empty",
         ),
         (
-            lambda root: os.rename(root / "rgb", root / "colour"),
+            lambda root: Path(root / "rgb").rename(root / "colour"),
             r"data\.source\.rgb\.directory: there is no folder .*rgb.*null",
         ),
         (
@@ -226,7 +225,7 @@ def test_a_suffix_that_no_file_has_is_named(tmp_path: Path) -> None:
             r"it holds only 10 \.bmp",
         ),
         (lambda root: Image.new("RGB", (4, 4)).save(root / "rgb" / "frame_1.jpg"), r"are both 'frame_1'"),
-        (lambda root: os.rename(root, root.with_name("moved")), r"data\.source\.root: .* does not exist"),
+        (lambda root: Path(root).rename(root.with_name("moved")), r"data\.source\.root: .* does not exist"),
     ],
     ids=["empty", "no folder", "other files", "name taken twice", "no root"],
 )
@@ -239,7 +238,7 @@ def test_a_folder_that_is_not_there_or_empty_is_one_message(tmp_path: Path, spoi
 
 def test_a_modality_folder_that_is_a_link_elsewhere_is_refused(tmp_path: Path) -> None:
     root, outside = make_folder(tmp_path / "in"), make_folder(tmp_path / "outside")
-    os.rename(root / "rgb", root / "old")
+    Path(root / "rgb").rename(root / "old")
     (root / "rgb").symlink_to(outside / "rgb")
     with pytest.raises(InputError, match=r"data\.source\.rgb\.directory.*link that leads out"):
         run_shard(folder_config(root), tmp_path / "out")
@@ -324,7 +323,7 @@ def test_the_original_name_is_kept(tmp_path: Path) -> None:
 
     root = make_folder(tmp_path / "in")
     for modality in ("rgb", "depth", "seg"):
-        os.rename(root / modality / "frame_0.png", root / modality / "küche 0.png")
+        Path(root / modality / "frame_0.png").rename(root / modality / "küche 0.png")
     run_shard(folder_config(root), tmp_path / "out")
     names = []
     for shard in sorted((tmp_path / "out").glob("*.tar")):

@@ -21,7 +21,6 @@ from pipeline.data.refusal import Refusal
 from pipeline.data.shards import dataset_digest, decode_sample, read_info, write_dataset
 from pipeline.errors import InputError
 
-
 # webdataset leaves closing its files to the garbage collector.
 reads_with_webdataset = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -294,7 +293,7 @@ def test_an_index_of_another_dataset_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "first", train=20)
     write(tmp_path / "second", train=14)
     (tmp_path / "second" / "index.parquet").rename(tmp_path / "first" / "index.parquet")
-    with pytest.raises(InputError, match="index.parquet"):
+    with pytest.raises(InputError, match=r"index\.parquet"):
         ShardedDataset(tmp_path / "first")
 
 

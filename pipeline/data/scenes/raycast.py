@@ -72,7 +72,7 @@ def cast(scene: Scene, rays: Rays) -> Hits:
     for number, ray in met.items():
         seen = ray if len(met) == 1 else ray[surface[ray] == number]
         solid = scene.solids[number - scene.first_solid]
-        solids[number] = Visible(seen, _normal(solid, points(rays, t, seen, solid.centre)))
+        solids[number] = Visible(seen, _normal(solid, points(some(rays, seen), t.take(seen), solid.centre)))
     return Hits(t, surface, faces_x, solids)
 
 
@@ -85,9 +85,17 @@ def blocked(scene: Scene, rays: Rays, before: float) -> Int[np.ndarray, " _"]:
     return np.concatenate(hits)
 
 
-def points(rays: Rays, t: PerRay, ray: Int[np.ndarray, " _"] | slice, zero: Vector) -> Points:
-    """The points at t on some of the rays, in coordinates that begin at `zero`."""
-    return _column([o - z for o, z in zip(rays.origin, zero, strict=True)]) + rays.direction[:, ray] * t[ray]
+def points(rays: Rays, t: PerRay, zero: Vector) -> Points:
+    """The points at t, in coordinates that begin at `zero`."""
+    point = rays.direction * t
+    for axis, start, origin in zip(point, rays.origin, zero, strict=True):
+        axis += start - origin
+    return point
+
+
+def some(rays: Rays, ray: Int[np.ndarray, " _"]) -> Rays:
+    """A selection of rays."""
+    return Rays(rays.origin, rays.direction.take(ray, axis=1), rays.length_sq.take(ray))
 
 
 def dot(first: Points, second: Points) -> PerRay:
@@ -127,22 +135,25 @@ def _inverse_distance_to_walls(direction: PerRay, start: float, half_room: float
 
 def _meet(solid: Solid, rays: Rays) -> tuple[Int[np.ndarray, " _"], PerRay]:
     """Rays that meet the bounding sphere of a solid, and t where they enter the solid (infinity if not)."""
-    x, y, z = solid.centre
-    center = (x - rays.origin[0], y - rays.origin[1], z - rays.origin[2])
+    center_x, center_y, center_z = solid.centre
+    center = (center_x - rays.origin[0], center_y - rays.origin[1], center_z - rays.origin[2])
     distance_sq = center[0] ** 2 + center[1] ** 2 + center[2] ** 2
-    along = dot(rays.direction, _column(center))
+    x, y, z = rays.direction
+    along = (x * center[0] + y * center[1]) + z * center[2]
     tangent_sq = distance_sq - solid.bounding_radius**2
     near = np.flatnonzero((along > 0) & (along * along > rays.length_sq * tangent_sq))
-    direction = rays.direction[:, near]
+    direction = rays.direction.take(near, axis=1)
     match solid.shape:
         case 0:
             return near, _enter_cube(solid, center, direction)
         case 1:
             return near, _enter_cylinder(solid, center, direction)
         case 2:
-            return near, _enter_sphere(along[near], rays.length_sq[near], distance_sq - solid.radius**2)
+            return near, _enter_sphere(
+                along.take(near), rays.length_sq.take(near), distance_sq - solid.radius**2
+            )
         case _:
-            return near, _enter_capsule(solid, center, direction, along[near], rays.length_sq[near])
+            return near, _enter_capsule(solid, center, direction, along.take(near), rays.length_sq.take(near))
 
 
 def _enter_cube(solid: Solid, center: Vector, direction: Points) -> PerRay:

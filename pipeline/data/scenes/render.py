@@ -47,10 +47,12 @@ def render(scene: Scene, size: int, antialias: bool = True) -> Picture:
         rgb = np.minimum(_shade(scene, rays, hits), 1)
         if antialias:
             edge = _edges(hits.surface.reshape(size, size))
-            rgb[:, edge] = _supersampled(scene, middle[edge % size], -middle[edge // size], 2 / size)
+            smooth = _supersampled(scene, middle[edge % size], -middle[edge // size], 2 / size)
+            for channel, smooth_channel in zip(rgb, smooth, strict=True):
+                channel[edge] = smooth_channel
     labels = np.array(scene.surface_labels, np.uint8)
     return Picture(
-        rgb=np.ascontiguousarray(rgb.T).reshape(size, size, 3),
+        rgb=np.stack(list(rgb), axis=1).reshape(size, size, 3),
         depth_m=hits.t.reshape(size, size),
         seg=labels[hits.surface].reshape(size, size),
     )
@@ -95,13 +97,13 @@ def _shade(scene: Scene, rays: Rays, hits: Hits) -> Points:
     Source: the highlight is Blinn 1977, "Models of light reflection", with exponent 32.
     """
     light = scene.light
-    from_light = points(rays, hits.t, slice(None), light.position)
+    from_light = points(rays, hits.t, light.position)
     wall = hits.surface == WALL
     wall_x, wall_y = wall & hits.faces_x, wall & ~hits.faces_x
     faces_up = (~wall).astype(np.float32)
     toward_light = np.abs(from_light[0]) * wall_x + np.abs(from_light[1]) * wall_y - from_light[2] * faces_up
     for seen in hits.solids.values():
-        toward_light[seen.ray] = -dot(seen.normal, from_light[:, seen.ray])
+        toward_light[seen.ray] = -dot(seen.normal, from_light.take(seen.ray, axis=1))
         faces_up[seen.ray] = seen.normal[2]
 
     distance_sq = dot(from_light, from_light)
@@ -114,8 +116,10 @@ def _shade(scene: Scene, rays: Rays, hits: Hits) -> Points:
 
     rgb = _albedo(scene, hits) * shade
     for seen in hits.solids.values():
-        highlight = _highlight(rays.direction[:, seen.ray], from_light[:, seen.ray], seen.normal)
-        rgb[:, seen.ray] += highlight * (cosine[seen.ray] > 0) * light.specular
+        view, light_ray = rays.direction.take(seen.ray, axis=1), from_light.take(seen.ray, axis=1)
+        highlight = _highlight(view, light_ray, seen.normal) * (cosine.take(seen.ray) > 0) * light.specular
+        for channel in rgb:
+            channel[seen.ray] += highlight
     return rgb
 
 
@@ -126,7 +130,8 @@ def _albedo(scene: Scene, hits: Hits) -> Points:
     for number in range(1, scene.first_solid):
         albedo += (hits.surface == number) * colours[number]
     for number, seen in hits.solids.items():
-        albedo[:, seen.ray] = colours[number]
+        for channel, colour in zip(albedo, scene.surface_colours[number], strict=True):
+            channel[seen.ray] = colour
     return albedo
 
 
@@ -135,7 +140,7 @@ def _pattern(scene: Scene, rays: Rays, hits: Hits, wall: Bool[np.ndarray, " _"])
 
     Floor and table are patterned along x and y, walls along x + y, that is, horizontally.
     """
-    x, y, _ = points(rays, hits.t, slice(None), (0.0, 0.0, 0.0))
+    x, y, _ = points(rays, hits.t, (0.0, 0.0, 0.0))
     along = x + y * wall
     if scene.pattern == CHECKS:
         column = np.floor(y * ~wall * _CHECKS_PER_M)
