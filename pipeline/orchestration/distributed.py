@@ -32,7 +32,15 @@ class Processes:
     _accelerator: Any
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model, behind DistributedDataParallel if there are several processes."""
+        """The model, behind DistributedDataParallel if there are several processes.
+
+        Raises:
+            ValueError: If the model has buffers, which would be broadcast at every pass.
+        """
+        if any(True for _ in model.buffers()):
+            raise ValueError(
+                f"{type(model).__name__} has buffers; keep running statistics out of what is trained"
+            )
         wrapped: nn.Module = self._accelerator.prepare_model(model)
         return wrapped
 
@@ -71,7 +79,7 @@ def connect(world: World, device: Literal["auto", "cpu", "cuda"]) -> Iterator[Pr
         cpu=on_cpu,
         mixed_precision="no",  # autocast is the update's business
         kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=TIMEOUT),
         ],
     )

@@ -1,6 +1,7 @@
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from pipeline.config.schema import Model, Objective, Train
 from pipeline.errors import Interrupted
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.training import history
+from pipeline.training import update as update_module
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.ema import update_average
 from pipeline.training.history import Interval
@@ -92,6 +94,24 @@ def test_noise_and_subsets_follow_the_place_in_the_global_batch() -> None:
     assert torch.equal(given, torch.cat([half[0] for half in halves], dim=1))
     assert torch.equal(noise.shared, torch.cat([half[1].shared for half in halves]))
     assert torch.equal(noise.private["rgb"], torch.cat([half[1].private["rgb"] for half in halves]))
+
+
+def test_every_update_has_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+
+    def spy(*arguments: Any, step: int) -> Any:
+        steps.append(step)
+        return draw(*arguments, step=step)
+
+    monkeypatch.setattr(update_module, "draw", spy)
+    train = Train(batch=4)
+    state = make_state(train)
+    state.samples_seen = 12
+    update = make_update(state, state.model, make_rules(train))
+    for _ in range(2):
+        update(make_batch(4))
+        state.samples_seen += train.batch
+    assert steps == [3, 4]
 
 
 def test_an_update_reports_its_terms_and_lowers_the_loss() -> None:

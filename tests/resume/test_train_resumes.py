@@ -170,7 +170,7 @@ def test_two_processes_train_the_same_model_as_one(dataset: Path, tmp_path: Path
     assert single.keys() == double.keys()
     for name, tensor in single.items():
         assert tensor.dtype == torch.float64
-        torch.testing.assert_close(tensor, double[name], rtol=0, atol=1e-9)
+        torch.testing.assert_close(tensor, double[name], rtol=0, atol=1e-12)
     histories = [
         [json.loads(line) for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
         for name in ("one", "two")
