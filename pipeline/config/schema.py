@@ -129,6 +129,8 @@ class HeldOut(Section):
     """Factor name to the values held out (`shape: [capsule]`); for built-in scenes."""
     classes: tuple[str, ...] = ()
     """Every sample in which one of these classes has a labelled pixel is held out."""
+    limit: Positive | None = None
+    """Most held-out scenes that a built-in source renders, the first drawn; null: all of them."""
 
 
 class Data(Section):

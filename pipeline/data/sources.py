@@ -72,10 +72,11 @@ def _rooms(config: Data, source: RoomsSource) -> Catalogue:
     apart = held_out_values(config.held_out.factors, rooms.FACTORS)
     for column, factor in enumerate(rooms.FACTORS):
         held_out |= np.isin(values[:, column], sorted(apart.get(factor.name, ())))
+    kept = _within_limit(held_out, config.held_out.limit)
     load = RoomSamples(source.seed, source.nuisance, config.image_size, source.antialias, source.sensor_noise)
     return Catalogue(
-        entries=numbers.tolist(),
-        splits=_splits(config, held_out),
+        entries=numbers[kept].tolist(),
+        splits=_splits(config, held_out[kept]),
         load=load,
         class_names=rooms.CLASS_NAMES,
         factors=rooms.FACTORS,
@@ -96,15 +97,21 @@ def _tabletop(config: Data, source: TabletopSource) -> Catalogue:
             len(tabletop.tabletop(n, source.seed, source.max_objects).solids) for n in range(source.count)
         )
         held_out = np.fromiter((count - 1 in apart for count in counts), bool, source.count)
+    kept = _within_limit(held_out, config.held_out.limit)
     return Catalogue(
-        entries=range(source.count),
-        splits=_splits(config, held_out),
+        entries=np.flatnonzero(kept).tolist(),
+        splits=_splits(config, held_out[kept]),
         load=load,
         class_names=tabletop.CLASS_NAMES,
         factors=factors,
         depth_scale_m=_SCENE_DEPTH_SCALE_M,
         description=source.model_dump(mode="json"),
     )
+
+
+def _within_limit(held_out: np.ndarray, limit: int | None) -> np.ndarray:
+    """False for held-out scenes beyond the first `limit`."""
+    return ~held_out | (np.cumsum(held_out) <= (limit or len(held_out)))
 
 
 def _splits(config: Data, held_out: np.ndarray) -> list[SplitName]:

@@ -1,7 +1,7 @@
 """The two networks a modality has: image to features, latent to image.
 
-Cheap on a processor without matrix units: the first convolution goes straight to a quarter of the
-resolution, the last one comes from there, so that no wide layer runs on a large map. Channels-last
+Cheap on a processor without matrix units: between pixels and a quarter of the resolution stands one
+matrix product over patches of 4 x 4 pixels, and convolutions run from there on. Channels-last
 throughout, which also makes reshaping to and from 4 x 4 x channels free.
 """
 
@@ -10,20 +10,25 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 SMALLEST = 4
 """Height and width of the innermost feature map."""
 
+PATCH = 4
+"""Height and width of what one feature of the outermost map sees."""
+
 
 class Encoder(nn.Module):
-    """To a quarter of the size at once, then halve down to 4 x 4, then one linear layer."""
+    """Embed patches, halve the map of features down to 4 x 4, then one linear layer."""
 
     def __init__(self, channels: int, image_size: int, out_features: int, width: int) -> None:
         super().__init__()
         widths = stage_widths(image_size, width)
-        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 8, 4, 2), group_norm(widths[0]), nn.SiLU()]
+        self.embed = nn.Linear(PATCH**2 * channels, widths[0])
+        layers: list[nn.Module] = [group_norm(widths[0]), nn.SiLU()]
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 4, 2, 1), group_norm(after), nn.SiLU()]
         self.stages = nn.Sequential(*layers)
@@ -31,13 +36,14 @@ class Encoder(nn.Module):
 
     def forward(self, image: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch feature"]:
         """Features of an image."""
-        innermost = self.stages(image.contiguous(memory_format=torch.channels_last))
-        features: Tensor = self.head(innermost.permute(0, 2, 3, 1).flatten(1))
+        patches = rearrange(image, "b c (h p) (w q) -> b h w (p q c)", p=PATCH, q=PATCH)
+        innermost = self.stages(rearrange(self.embed(patches), "b h w c -> b c h w"))
+        features: Tensor = self.head(rearrange(innermost, "b c h w -> b (h w c)"))
         return features
 
 
 class Decoder(nn.Module):
-    """One linear layer to 4 x 4, double up to a quarter of the size, then to the image at once.
+    """One linear layer to 4 x 4, double the map up to a quarter of the size, then patches from features.
 
     The latent also scales and shifts the channels of every stage, so that a property of the whole
     image, such as a colour, need not be rebuilt through the convolutions.
@@ -53,16 +59,17 @@ class Decoder(nn.Module):
         # No norm before the last layer: it would take absolute brightness away.
         self.norms = nn.ModuleList([*(group_norm(after) for after in widths[1:-1]), nn.Identity()])
         self.modulations = nn.ModuleList(_modulation(in_features, after) for after in widths[1:])
-        self.head = nn.ConvTranspose2d(widths[-1], channels, 8, 4, 2)
+        self.head = nn.Linear(widths[-1], PATCH**2 * channels)
 
     def forward(self, latent: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channel height width"]:
         """The image a latent stands for, in network units."""
-        hidden = self.stem(latent).unflatten(1, (SMALLEST, SMALLEST, -1)).permute(0, 3, 1, 2)
+        hidden = rearrange(self.stem(latent), "b (h w c) -> b c h w", h=SMALLEST, w=SMALLEST)
         for stage, norm, modulation in zip(self.stages, self.norms, self.modulations, strict=True):
             scale, shift = modulation(latent)[:, :, None, None].chunk(2, dim=1)
             hidden = F.silu(torch.addcmul(shift, norm(stage(hidden)), 1 + scale))
-        image: Tensor = self.head(hidden)
-        return image
+        patches = self.head(rearrange(hidden, "b c h w -> b h w c"))
+        by_pixel = rearrange(patches, "b h w (p q c) -> b (h p) (w q) c", p=PATCH, q=PATCH)
+        return rearrange(by_pixel, "b h w c -> b c h w")
 
 
 def stage_widths(image_size: int, width: int) -> list[int]:
