@@ -69,7 +69,8 @@ class Decoder(nn.Module):
             hidden = F.silu(torch.addcmul(shift, norm(stage(hidden)), 1 + scale))
         patches = self.head(rearrange(hidden, "b c h w -> b h w c"))
         by_pixel = rearrange(patches, "b h w (p q c) -> b (h p) (w q) c", p=PATCH, q=PATCH)
-        return rearrange(by_pixel, "b h w c -> b c h w")
+        image: Tensor = rearrange(by_pixel, "b h w c -> b c h w")
+        return image
 
 
 def stage_widths(image_size: int, width: int) -> list[int]:
