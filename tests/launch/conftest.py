@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -60,6 +61,21 @@ class Terminal:
             time.sleep(0.02)
         raise AssertionError(f"{pattern} did not appear")
 
+    def processes(self) -> dict[int, str]:
+        """Command lines of the processes that work in this directory."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and (entry / "cwd").resolve() == self.directory:
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return {pid: line for pid, line in found.items() if line}
+
+    def await_no_process(self) -> None:
+        deadline = time.monotonic() + 10
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert self.processes() == {}
+
     def refused(self, *words: str, **environment: str) -> str:
         """The one message of a command that must exit with 2 and no traceback."""
         result = self.type(*words, **environment)
@@ -73,9 +89,9 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     (tmp_path / "tiny.yaml").write_text(TINY)
     terminal = Terminal(tmp_path)
     yield terminal
+    for pid in terminal.processes():
+        os.kill(pid, signal.SIGKILL)
     for process in terminal.started:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
         process.communicate()
 
 

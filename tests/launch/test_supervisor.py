@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -26,26 +25,6 @@ def outputs(terminal: Terminal, root: str) -> dict[str, bytes]:
         for path in files
         if path.name not in apart and not path.name.startswith(".")
     }
-
-
-def processes_of(terminal: Terminal) -> list[str]:
-    """Command lines of processes that still work in the terminal's directory."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "cwd").resolve() == terminal.directory:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                found += [line] if line else []
-        except OSError:
-            continue
-    return found
-
-
-def await_no_process(terminal: Terminal) -> None:
-    deadline = time.monotonic() + 10
-    while processes_of(terminal) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert processes_of(terminal) == []
 
 
 @pytest.mark.slow
@@ -89,8 +68,8 @@ def test_killed_run_leaves_no_process_and_continues_to_the_same_bytes(terminal: 
     ]
     terminal.await_file(f"runs/{inside}/{'saved.txt' if stage == 'train' else 'started'}")
     process.kill()
-    process.communicate()
-    await_no_process(terminal)
+    process.wait()
+    terminal.await_no_process()
     again = terminal.type("run", "tiny.yaml", "--until", "evaluate")
     assert again.returncode == 0, again.stderr
     assert f"{stage}: {'continue (interrupted)' if stage == 'train' else 'run (interrupted'}" in again.stderr
@@ -107,7 +86,7 @@ def test_second_ctrl_c_stops_at_once(terminal: Terminal) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
     assert process.returncode == 75
-    await_no_process(terminal)
+    terminal.await_no_process()
 
 
 @pytest.mark.slow
@@ -200,7 +179,7 @@ def test_status_tells_a_running_stage_from_an_interrupted_one(terminal: Terminal
     assert said["holder"]["pid"] == process.pid
     assert said["next"] is None
     process.kill()
-    process.communicate()
+    process.wait()
     said = json.loads(terminal.type("status", "tiny.yaml", "--json").stdout)
     assert said["stages"][0]["headline"] == {"score": 1.5}
     assert (said["stages"][1]["state"], said["stages"][1]["verb"]) == ("interrupted", "continue")
