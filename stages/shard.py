@@ -16,7 +16,7 @@ from pipeline.data.sources import loader_for, open_source
 from pipeline.data.splits import held_out_labels
 from pipeline.orchestration.stage import Context, Manifest
 
-CHUNK = 16
+CHUNK = 32
 """Entries a worker is given at once."""
 
 

@@ -2,22 +2,33 @@
 
 Whatever the number of processes, results are the same. Workers are forked from a small server that
 has imported nothing but what it needs, ignore Ctrl-C, and end when this process does, however it ends.
+Results are handed over in unlinked temporary files and only announced through pipes: a pipe that
+fills makes both sides wait for each other many times per result.
 """
 
 import multiprocessing
 import os
+import pickle
 import signal
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import FileIO
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_IN_FLIGHT = 2
+IN_FLIGHT = 4
+"""Items a worker holds: one in work, the others waiting for it or done."""
+
 _JOIN_S = 5.0
+_DIED = "a data worker died; was it killed, or out of memory?"
 
 
 def processor_count() -> int:
@@ -43,65 +54,112 @@ def ordered_map(function: Callable[[Item], Result], items: Sequence[Item], worke
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])
-    started: list[tuple[ForkServerProcess, Connection]] = []
-    try:
-        for _ in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, function), daemon=True)
-            process.start()
-            theirs.close()
-            started.append((process, ours))
-        yield from _gather([pipe for _, pipe in started], items)
-    finally:
-        for process, pipe in started:
-            pipe.close()
-            process.terminate()
-        for process, _ in started:
-            process.join(_JOIN_S)
+    processes: list[ForkServerProcess] = []
+    with ExitStack() as open_files:
+        try:
+            workers_ready = []
+            with tempfile.TemporaryDirectory() as directory:
+                for number in range(count):
+                    slots = [Path(directory) / f"{number}-{slot}" for slot in range(IN_FLIGHT)]
+                    files = [open_files.enter_context(slot.open("w+b", buffering=0)) for slot in slots]
+                    ours, theirs = context.Pipe()
+                    open_files.callback(ours.close)
+                    process = context.Process(target=_work, args=(theirs, function, slots), daemon=True)
+                    process.start()
+                    processes.append(process)
+                    theirs.close()
+                    workers_ready.append(_Worker(ours, files))
+                for worker in workers_ready:
+                    worker.await_start()
+            yield from _gather(workers_ready, items)
+        finally:
+            for process in processes:
+                process.terminate()
+    for process in processes:
+        process.join(_JOIN_S)
 
 
-def _gather(pipes: list[Connection], items: Sequence[Any]) -> Iterator[Any]:
+@dataclass
+class _Worker:
+    """This side of a worker: where to send items, and where it leaves results.
+
+    Attributes:
+        pipe: Items go out, and word that one is done comes in.
+        slots: Files it opened; the result of its item number i is in the one numbered i modulo their number.
+        taken: Results taken so far.
+    """
+
+    pipe: Connection
+    slots: list[FileIO]
+    taken: int = 0
+
+    def await_start(self) -> None:
+        """Wait until its files are open."""
+        self._receive()
+
+    def send(self, item: Any) -> None:
+        """Give it an item.
+
+        Raises:
+            RuntimeError: If it died.
+        """
+        try:
+            self.pipe.send(item)
+        except OSError as error:
+            raise RuntimeError(_DIED) from error
+
+    def take(self) -> Any:
+        """The result of the oldest item that was sent and not taken."""
+        succeeded, size = self._receive()
+        slot = self.slots[self.taken % len(self.slots)]
+        self.taken += 1
+        value = pickle.loads(os.pread(slot.fileno(), size, 0))
+        if not succeeded:
+            raise value
+        return value
+
+    def _receive(self) -> Any:
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise RuntimeError(_DIED) from error
+
+
+def _gather(workers: list[_Worker], items: Sequence[Any]) -> Iterator[Any]:
     """Item i goes to worker i modulo their number; results come back in the same turn."""
-    waiting: deque[Connection] = deque()
+    waiting: deque[_Worker] = deque()
     for number, item in enumerate(items):
-        pipe = pipes[number % len(pipes)]
-        if len(waiting) == _IN_FLIGHT * len(pipes):
-            yield _receive(waiting.popleft())
-        _send(pipe, item)
-        waiting.append(pipe)
+        if len(waiting) == IN_FLIGHT * len(workers):
+            yield waiting.popleft().take()
+        worker = workers[number % len(workers)]
+        worker.send(item)
+        waiting.append(worker)
     while waiting:
-        yield _receive(waiting.popleft())
+        yield waiting.popleft().take()
 
 
-def _send(pipe: Connection, item: Any) -> None:
-    try:
-        pipe.send(item)
-    except OSError as error:
-        raise RuntimeError("a data worker died; was it killed, or out of memory?") from error
-
-
-def _receive(pipe: Connection) -> Any:
-    try:
-        succeeded, value = pipe.recv()
-    except (EOFError, OSError) as error:
-        raise RuntimeError("a data worker died; was it killed, or out of memory?") from error
-    if not succeeded:
-        raise value
-    return value
-
-
-def _work(pipe: Connection, function: Callable[[Any], Any]) -> None:
+def _work(pipe: Connection, function: Callable[[Any], Any], slots: list[Path]) -> None:
+    """What a worker does until nobody sends any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while True:
+    with ExitStack() as open_files:
+        files = [open_files.enter_context(slot.open("r+b", buffering=0)) for slot in slots]
+        done = 0
         try:
-            item = pipe.recv()
-        except (EOFError, OSError):
+            pipe.send(True)
+            while True:
+                item = pipe.recv()
+                succeeded, value = _attempt(function, item)
+                slot = files[done % len(files)]
+                done += 1
+                slot.seek(0)
+                size = slot.write(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+                pipe.send((succeeded, size))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             return
-        try:
-            answer: tuple[bool, Any] = (True, function(item))
-        except Exception as error:  # noqa: BLE001 (raised again by the parent)
-            answer = (False, error)
-        try:
-            pipe.send(answer)
-        except OSError:
-            return
+
+
+def _attempt(function: Callable[[Any], Any], item: Any) -> tuple[bool, Any]:
+    try:
+        return True, function(item)
+    except Exception as error:  # noqa: BLE001 (raised again by the parent)
+        return False, error

@@ -8,3 +8,8 @@ def double(number: int) -> int:
     if number == 13:
         raise InputError("thirteen")
     return 2 * number
+
+
+def repeated(number: int) -> bytes:
+    """A number of bytes that grows and shrinks with the item."""
+    return bytes([number]) * (1 + 100_000 * (number % 3))

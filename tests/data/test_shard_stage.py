@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from doubling import double
+from doubling import double, repeated
 from picture_folder import Spoken, run_shard
 
 from pipeline.config import load_config
@@ -137,6 +137,10 @@ def test_results_come_in_order_whatever_the_workers(workers: int) -> None:
     assert list(ordered_map(double, range(12), workers)) == [2 * number for number in range(12)]
 
 
+def test_large_and_small_results_do_not_mix() -> None:
+    assert list(ordered_map(repeated, range(30), 2)) == [repeated(number) for number in range(30)]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_in_a_worker_is_raised_here(workers: int) -> None:
     results = ordered_map(double, range(20), workers)
@@ -148,7 +152,7 @@ SHARD_SLOWLY = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from doubling import double
+from doubling import double, repeated
 from picture_folder import run_shard
 from pipeline.config.schema import Data
 from pipeline.orchestration.progress import Progress
