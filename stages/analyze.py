@@ -149,7 +149,6 @@ def _score(encoded: Encoded, shared: int, config: Analyze, context: Context) -> 
         permutations=config.permutations,
         bootstrap=config.bootstrap,
         seed=context.seed,
-        threads=torch.get_num_threads(),
         done=context.progress.advance,
     )
     context.progress.finish()

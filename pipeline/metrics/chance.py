@@ -1,7 +1,6 @@
 """What a disentanglement score is worth: its value, its chance level and its interval."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Int
@@ -29,7 +28,6 @@ def interpretability_scores(
     permutations: int = 20,
     bootstrap: int = 50,
     seed: int = 0,
-    threads: int = 2,
     done: Callable[[], None] = lambda: None,
 ) -> Scores:
     """DCI (`fast`), MIG and active units, each with what chance gives and how sure it is.
@@ -45,7 +43,6 @@ def interpretability_scores(
         permutations: For the floor; 0: none is given.
         bootstrap: For the interval; 0: none is given.
         seed: Of the split between fitting and testing, of permutations, resamples and trees.
-        threads: Permutations and resamples computed at once; the result does not depend on it.
         done: Called once for each score computed, `1 + permutations + bootstrap` times (without
             factors nothing is permuted).
 
@@ -58,8 +55,7 @@ def interpretability_scores(
     order = np.random.default_rng((seed, _SPLIT)).permutation(len(codes))
     fit, test = np.split(order, [round(FIT_SHARE * len(codes))])
 
-    def score(job: tuple[int, int]) -> Scores:
-        purpose, number = job
+    def score(purpose: int, number: int) -> Scores:
         rng = np.random.default_rng((seed, purpose, number))
         values, fit_rows, test_rows = factors, fit, test
         if purpose == _PERMUTE and factors is not None:
@@ -68,12 +64,10 @@ def interpretability_scores(
             fit_rows, test_rows = rng.choice(fit, len(fit)), rng.choice(test, len(test))
         return _scores(codes, values, fit_rows, test_rows, int(rng.integers(2**31)))
 
-    jobs = list(_jobs(0 if factors is None else permutations, bootstrap))
     results: dict[int, list[Scores]] = {_SPLIT: [], _PERMUTE: [], _RESAMPLE: []}
-    with ThreadPoolExecutor(threads) as pool:
-        for (purpose, _), result in zip(jobs, pool.map(score, jobs), strict=True):
-            results[purpose].append(result)
-            done()
+    for purpose, number in _jobs(0 if factors is None else permutations, bootstrap):
+        results[purpose].append(score(purpose, number))
+        done()
     return _summary(results[_SPLIT][0], results[_PERMUTE], results[_RESAMPLE])
 
 

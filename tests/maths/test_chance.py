@@ -27,6 +27,7 @@ def test_code_that_knows_nothing_scores_its_floor(name):
     assert scores["active_units"] == (4 if name == "noise" else 0)
 
 
+@pytest.mark.slow
 def test_interval_is_as_wide_as_the_scores_of_other_samples_are_spread():
     fresh = np.array([mutual_information_gap(*_draw(seed)) for seed in range(200)])
     distance = np.abs(fresh - fresh.mean())
@@ -37,12 +38,9 @@ def test_interval_is_as_wide_as_the_scores_of_other_samples_are_spread():
     assert 0.86 < np.mean(covered) < 0.98
 
 
-def test_threads_change_nothing_and_the_seed_does():
-    one, two, other = (
-        _scores("noisy_0.3", samples=500, bootstrap=4, threads=threads, seed=seed)
-        for threads, seed in ((1, 0), (3, 0), (1, 1))
-    )
-    assert one == two
+def test_the_seed_decides_everything():
+    one, again, other = (_scores("noisy_0.3", samples=500, bootstrap=4, seed=seed) for seed in (0, 0, 1))
+    assert one == again
     assert one != other
 
 
@@ -67,7 +65,7 @@ def test_every_resample_is_reported():
     assert len(calls) == 6
 
 
-def _scores(name, *, samples=3000, bootstrap=10, seed=0, threads=1):
+def _scores(name, *, samples=3000, bootstrap=10, seed=0):
     case = planted("perfect" if name == "constant" else name)
     code = np.ones_like(case.codes) if name == "constant" else case.codes
     return interpretability_scores(
@@ -76,7 +74,6 @@ def _scores(name, *, samples=3000, bootstrap=10, seed=0, threads=1):
         permutations=5,
         bootstrap=bootstrap,
         seed=seed,
-        threads=threads,
     )
 
 
