@@ -12,11 +12,11 @@ from pipeline.config import Config
 from pipeline.orchestration import mirror_files as files
 from pipeline.orchestration.ledger import Record
 from pipeline.orchestration.mirror_cursor import CursorFile, Execution, Parent, Sent, now_ms
-from pipeline.orchestration.mirror_notes import links, parent_note, stage_note
+from pipeline.orchestration.mirror_notes import parent_note, stage_note
+from pipeline.orchestration.mirror_result import push_result, unsent_files
 from pipeline.orchestration.mlflow_store import Store
 from pipeline.orchestration.stage import STAGES
 
-IMAGES_PER_STEP = 24
 LINES_PER_STEP = 500
 
 
@@ -80,16 +80,8 @@ class Upload:
         if sent.state != "FINISHED":
             count += len(self._new_lines(execution, directory))
         if execution.state == "FINISHED":
-            count += len(self._unsent(execution, directory))
+            count += len(unsent_files(execution, directory))
         return count
-
-    def _unsent(self, execution: Execution, directory: Path) -> list[files.Picture | files.Artifact]:
-        present = set(execution.sent.files)
-        items: list[files.Picture | files.Artifact] = [
-            *files.artifacts(directory),
-            *files.pictures(directory),
-        ]
-        return [item for item in items if item.name not in present]
 
     def _forget_what_is_gone(self, store: Store) -> None:
         """Start over where somebody deleted a run we knew from an earlier process."""
@@ -140,7 +132,6 @@ class Upload:
         if digest != parent.note_digest:
             store.tag(parent.run, {"mlflow.note.content": note})
             parent.note_digest = digest
-            self.file.links = links(store.base, self.config.name, self.file.cursor)
             self.file.save()
         if parent.sent_state != parent.state:
             store.finish(parent.run, parent.state, parent.ended_ms)
@@ -158,7 +149,7 @@ class Upload:
             sent.superseded = True
             self.file.save()
         if sent.state == state == "FINISHED" and (
-            directory is None or not self._unsent(execution, directory)
+            directory is None or not unsent_files(execution, directory)
         ):
             return
         self._open(store, execution)
@@ -168,7 +159,7 @@ class Upload:
                 self._describe(store, execution, record)
             self._push_history(store, execution, directory)
             if state == "FINISHED" and record:
-                self._push_result(store, execution, directory, record)
+                push_result(store, self.file, execution, directory, record)
         if state != "RUNNING" and sent.state != state:
             self._tag_error(store, execution)
             store.finish(execution.run, state, execution.ended_ms)
@@ -257,45 +248,6 @@ class Upload:
                 last = line.samples_seen
         self.lines[execution.token] = new
         return new
-
-    def _push_result(self, store: Store, execution: Execution, directory: Path, record: Record) -> None:
-        sent, parent = execution.sent, self.file.cursor.parent
-        assert execution.run is not None
-        assert parent.run is not None
-        ended_ms = execution.ended_ms or execution.started_ms
-        if not sent.summary:
-            last = max(sent.samples_seen, 0)
-            in_history = {
-                name for line in files.HistoryTail(directory / files.HISTORY).read() for name in line.values
-            }
-            values = files.summary(directory)
-            points = [(name, value, last) for name, value in values.items() if name not in in_history]
-            store.log_metrics(execution.run, points, ended_ms)
-            sent.summary = True
-            self.file.save()
-        if not sent.headline:
-            turn = sum(other.stage == execution.stage for other in self.file.cursor.executions)
-            store.log_metrics(
-                parent.run,
-                [(files.metric_name(name), value, turn) for name, value in record.headline.items()],
-                ended_ms,
-            )
-            sent.headline = True
-            self.file.save()
-        unsent = self._unsent(execution, directory)
-        for item in unsent:
-            if isinstance(item, files.Artifact):
-                store.upload(execution.run, [item])
-                self._note_files(execution, [item.name])
-        images = [item for item in unsent if isinstance(item, files.Picture)]
-        for start in range(0, len(images), IMAGES_PER_STEP):
-            part = images[start : start + IMAGES_PER_STEP]
-            store.show(execution.run, execution.token, ended_ms, part)
-            self._note_files(execution, [image.name for image in part])
-
-    def _note_files(self, execution: Execution, names: list[str]) -> None:
-        execution.sent.files.extend(names)
-        self.file.save()
 
     def _tag_error(self, store: Store, execution: Execution) -> None:
         record = files.live_record(self.run_directory, self.config, execution.stage)

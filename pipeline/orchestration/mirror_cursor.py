@@ -124,11 +124,11 @@ class CursorFile:
     """Reads and replaces a run's `mlflow.json`, which holds one cursor per tracking server."""
 
     def __init__(self, run_directory: Path, server: str) -> None:
+        self.run_name = run_directory.name
         self._path = run_directory / CURSOR
         self._server = server
         self._lock = threading.Lock()
         self._all = _read(self._path)
-        self.links: dict[str, str] = {}
         self.cursor = _cursor(self._all.get(server, {}), self._path)
 
     def change(self, edit: Callable[[], None]) -> None:
@@ -144,7 +144,7 @@ class CursorFile:
 
     def _save(self) -> None:
         self._all[self._server] = asdict(self.cursor)
-        write_json(self._path, {"links": self.links, "servers": self._all})
+        write_json(self._path, {"servers": self._all})
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def _unknown_result(upload: Upload, stage: StageName) -> Record | None:
 def _adopt(upload: Upload, record: Record) -> None:
     directory = upload.run_directory / record.stage
     ended_ms = int((directory / RECORD).stat().st_mtime * 1000)
-    seconds = files.summary(directory).get("timing/seconds", 0.0)
+    seconds = files.summary(directory).get("timing.seconds", 0.0)
     execution = Execution(
         record.stage,
         record.key,

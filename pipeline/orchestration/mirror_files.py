@@ -15,8 +15,8 @@ from pipeline.orchestration.stage import StageName
 
 HISTORY = "history.jsonl"
 TRAVERSAL = "traversal"
-PICTURES_CARD = "Pictures"
-"""Of the cards that show picture grids; the capital letter puts them above all charts."""
+PICTURES_CARD = "at a glance"
+"""Section of the picture grids on a run's page; sections are sorted, and this comes before all metrics."""
 
 
 @dataclass(frozen=True)
@@ -144,15 +144,16 @@ def peek(directory: Path) -> Record | None:
 
 
 def summary(directory: Path) -> dict[str, float]:
-    """The numbers of metrics.json and, as `timing/NAME`, of timing.json, under names MLflow takes.
+    """The numbers of metrics.json and, as `timing.NAME`, of timing.json, under names MLflow takes.
 
-    A run's page has a section per prefix, in the order of the alphabet, and what has none comes last. So
-    beside traversals names get dots for slashes: else dozens of charts stand above the images.
+    A run's page has a section per prefix before a slash, in the order of the alphabet, and last what has
+    none. So timings have none, and neither have metrics beside traversals: else dozens of charts stand
+    above the images.
     """
-    timing = {f"timing/{name}": value for name, value in _numbers(directory / TIMING).items()}
     slash = "." if (directory / TRAVERSAL).is_dir() else "/"
-    values = _numbers(directory / METRICS) | timing
-    return {metric_name(name).replace("/", slash): value for name, value in values.items()}
+    metrics = {name.replace("/", slash): value for name, value in _numbers(directory / METRICS).items()}
+    timing = {f"timing.{name}": value for name, value in _numbers(directory / TIMING).items()}
+    return {metric_name(name): value for name, value in (metrics | timing).items()}
 
 
 def metric_name(name: str) -> str:

@@ -114,7 +114,6 @@ class Store:
         if target.database is not None:
             _create_database(target.database)
         self._client = MlflowClient(target.uri, target.uri)
-        self.base = target.base
         self.experiment = self._open_experiment(target)
 
     def _open_experiment(self, target: Target) -> str:
@@ -223,6 +222,23 @@ class Store:
     def upload_tree(self, run: str, directory: Path, folder: str) -> None:
         """Upload a directory's files into a folder of the run's artifacts."""
         self._client.log_artifacts(run, str(directory), folder)
+
+    def register(self, run: str, folder: str, name: str) -> None:
+        """Register a model that was uploaded into a folder of the run, unless it is registered already.
+
+        Raises:
+            MlflowException: If the store refuses.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        if not self._client.search_model_versions(f"name = '{name}' and run_id = '{run}'"):
+            source = f"{self._client.get_run(run).info.artifact_uri}/{folder}"
+            self._client.create_model_version(name, source, run_id=run, await_creation_for=0)
 
     def show(self, run: str, token: str, at_ms: int, images: Sequence[Picture]) -> None:
         """Show images on the run's page, in cards with a slider over their steps.

@@ -78,7 +78,7 @@ def test_killed_after_any_upload_and_started_again_leaves_no_gap_and_no_duplicat
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.orchestration.mirror.LINES_PER_STEP", 300)
-    monkeypatch.setattr("pipeline.orchestration.mirror.IMAGES_PER_STEP", 6)
+    monkeypatch.setattr("pipeline.orchestration.mirror_result.IMAGES_PER_STEP", 6)
     run = finished_run(root)
     write, deaths = CursorFile.save, 0
     while True:
@@ -106,14 +106,6 @@ def test_a_process_killed_while_it_uploads_images_is_followed_by_one_that_comple
     assert subprocess.run(command, cwd=Path(__file__).parents[2]).returncode == -signal.SIGKILL
     assert "items uploaded" in sync(run.directory, run.config)[0]
     assert_complete(Server(f"sqlite:///{root.resolve() / 'mlflow.db'}"))
-
-
-def test_a_database_creation_that_was_killed_is_no_obstacle(tmp_path: Path) -> None:
-    run = finished_run(tmp_path / "runs")
-    (run.root / ".mlflow.db.new").write_bytes(b"half a database")
-    (run.root / ".mlflow.db.lock").touch()
-    sync(run.directory, run.config)
-    assert_complete(Server(f"sqlite:///{run.root.resolve() / 'mlflow.db'}"))
 
 
 def test_an_error_after_the_server_took_something_repeats_nothing(
@@ -188,6 +180,7 @@ def test_a_server_that_is_away_delays_and_loses_nothing(
 def test_two_runs_start_at_once_in_a_root_that_has_no_database_yet(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     runs = [FakeRun(root, config_of(name)) for name in ("one", "two")]
+    (root / ".mlflow.db.new").write_bytes(b"half a database, its maker killed")
     script = (
         "import sys; from pathlib import Path\n"
         "from pipeline.orchestration.tracking import start_mirror\n"
