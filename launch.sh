@@ -91,7 +91,7 @@ set_up() {
     "$environment/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off --no-compile \
         -c "$here/constraints.txt" -e "$here[dev]" >>"$log" 2>&1 &
     pip=$!
-    trap 'kill "$pip" 2>/dev/null; say "set-up interrupted; run the same command again"; exit 75' INT TERM HUP
+    trap 'kill "$pip" 2>/dev/null || true; say "set-up interrupted; run the same command again"; exit 75' INT TERM HUP
     watch_pip "$pip" || explain_failure "installing packages"
     trap - INT TERM HUP
     "$environment/bin/python" -c 'import stages' >>"$log" 2>&1 || explain_failure "trying what was installed"
