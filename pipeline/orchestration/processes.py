@@ -46,8 +46,6 @@ def worker_environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        # Threads that wait for work sleep instead of spinning: loader and trainer share the cores.
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         # A `pipeline` folder in the working directory must not shadow ours.
         "PYTHONSAFEPATH": "1",
         # Without it the ranks cannot meet again after one of them was killed and restarted.

@@ -123,6 +123,25 @@ def test_batches_straddle_epochs_and_drop_nothing(tmp_path: Path) -> None:
         assert sorted(seen[20 * epoch : 20 * epoch + 20]) == everything
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_several_processes_share_the_batches_of_one(tmp_path: Path, size: int) -> None:
+    write(tmp_path, train=20)
+    dataset = ShardedDataset(tmp_path)
+    alone = batches(dataset, 6, batch=8)
+    shared = [batches(dataset, 6, batch=8, rank=rank, size=size) for rank in range(size)]
+    for step in range(6):
+        together = [key for rank in range(size) for key in shared[rank][step].key]
+        assert together == list(alone[step].key)
+
+
+@pytest.mark.parametrize("steps_before", [1, 2, 3, 7])
+def test_going_on_after_a_stop_needs_only_the_samples_seen(tmp_path: Path, steps_before: int) -> None:
+    write(tmp_path, train=20)
+    whole = keys(batches(ShardedDataset(tmp_path), 10, batch=8))
+    resumed = keys(batches(ShardedDataset(tmp_path), 10 - steps_before, batch=8, seen=8 * steps_before))
+    assert resumed == whole[8 * steps_before :]
+
+
 def test_epochs_and_seeds_have_different_orders(tmp_path: Path) -> None:
     write(tmp_path, train=20)
     dataset = ShardedDataset(tmp_path)
