@@ -29,12 +29,17 @@ from pipeline.metrics.constant import constant_scene
 from pipeline.metrics.fidelity import Fidelity, predict
 from pipeline.metrics.likelihood import draw_noise, model_nll, noise_rows
 from pipeline.models.autoencoder import Decoded, Experts
+from pipeline.models.encoded import encoded
 from pipeline.models.pretrained import Pretrained, load_pretrained
+from pipeline.models.prior import fit_aggregate_prior
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, Manifest
 
 CONSTANT_SAMPLES = 2_000
 """Most training samples that the constant scene is computed from, evenly spaced."""
+
+PRIOR_SAMPLES = 500
+"""Most training samples whose posteriors the prior of the sample pictures is fitted to."""
 
 PICTURES = "pictures"
 
@@ -149,7 +154,7 @@ def score_likelihood(evaluation: Evaluation) -> dict[str, float]:
 
 
 def draw_pictures(evaluation: Evaluation, directory: Path) -> None:
-    """Reconstructions, translations, samples from N(0, I), and one figure of all of them."""
+    """Reconstructions, translations, samples from the fitted prior, and one figure of all of them."""
     info, columns = evaluation.pretrained.info, evaluation.config.pictures
     batch = evaluation.dataset.read("test", spread(evaluation.samples, columns))
     experts = evaluation.pretrained.model.encode(batch.to(evaluation.device))
@@ -166,11 +171,17 @@ def draw_pictures(evaluation: Evaluation, directory: Path) -> None:
 
 
 def sample_prior(evaluation: Evaluation, count: int) -> Views:
-    """Scenes decoded from shared and private latents drawn from N(0, I)."""
-    model = evaluation.pretrained.model
-    (noise,) = draw_noise(model, count, 1, torch.Generator().manual_seed(evaluation.seed))
-    (noise,) = noise_rows([noise], 0, count, evaluation.device)
-    return decoded_views(model, model.decode(noise.shared, noise.private))
+    """Scenes decoded from latents drawn from a Gaussian fitted to the training set's posteriors.
+
+    Where the posteriors leave N(0, I) far behind, as those of a short training do, draws from N(0, I)
+    are latents that the decoders have never seen.
+    """
+    model = evaluation.pretrained.model.cpu()
+    samples = encoded(model, _spread_batches(evaluation, "train", PRIOR_SAMPLES))
+    posterior = samples.posterior(model)
+    prior = fit_aggregate_prior(posterior.shared, posterior.private, samples.present(model))
+    latents = prior.sample(count, torch.Generator().manual_seed(evaluation.seed))
+    return decoded_views(model, model.decode(*latents))
 
 
 def decode_mean(evaluation: Evaluation, experts: Experts, given: Sequence[str]) -> Decoded:

@@ -164,7 +164,7 @@ class Model(Section):
     private: dict[ModalityName, Positive] = {"rgb": 16}
     """Dimensions only one modality is encoded into and decoded from."""
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 32
-    """Channels of each network's outermost features; the innermost three maps have 1, 2 and 4 times as many."""
+    """Channels of each network's outermost features; the innermost maps have up to four times as many."""
     fusion: Literal["poe", "mopoe", "mvtcae"] = "mopoe"
     """Product of experts over all that is present; over one subset drawn per row; or MVTCAE's bound."""
     prior_expert: Literal["none", "full", "all"] | None = None

@@ -91,6 +91,11 @@ def test_reads_stay_within_a_window_of_shards(sizes: list[int], seed: int) -> No
         place += rows_in_window
 
 
+def test_every_epoch_shuffles_a_single_shard_anew() -> None:
+    orders = [epoch_order(starts([50]), 1, epoch).tolist() for epoch in range(3)]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
 def test_neighbours_of_a_shard_are_far_apart() -> None:
     """With eight shards of 100, a fair shuffle puts neighbours a third of the epoch apart on average."""
     position = np.argsort(epoch_order(starts([100] * 8), 1, 0))

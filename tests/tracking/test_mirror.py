@@ -54,7 +54,7 @@ def test_everything_a_run_wrote_is_in_mlflow_once(root: Path) -> None:
     run = FakeRun(root, config_of())
     mirror = start_mirror(run.directory, run.config)
     played(run, mirror)
-    lines = mirror.close(60.0)
+    lines = mirror.close(240.0)
     server = server_of(root)
     runs = server.runs()
     assert {name: [r.status for r in found] for name, found in runs.items()} == {
@@ -97,7 +97,7 @@ def test_a_second_run_with_nothing_to_do_asks_no_server(root: Path, monkeypatch:
     run = FakeRun(root, config_of())
     mirror = start_mirror(run.directory, run.config)
     played(run, mirror)
-    first = mirror.close(60.0)
+    first = mirror.close(240.0)
     monkeypatch.setattr("pipeline.orchestration.tracking.Store", _unwanted)
     assert start_mirror(run.directory, run.config).close(10.0) == first
     assert sync(run.directory, run.config) == ["MLflow: nothing waited", *first]
@@ -125,7 +125,7 @@ def test_lines_appear_while_the_stage_runs_and_a_torn_one_waits(root: Path) -> N
         file.write('ss": 3.0}\n')
     run.finish("train", final=1.0)
     mirror.stage_finished("train", "FINISHED")
-    mirror.close(60.0)
+    mirror.close(240.0)
     assert server.steps(server.only("demo:train"), "loss") == [640, 1280, 1920]
 
 
@@ -136,7 +136,7 @@ def test_interrupted_training_goes_on_in_the_same_run_without_repeating_a_step(r
     mirror.stage_started("train")
     write_history(directory, range(1, 8))
     mirror.stage_finished("train", "KILLED")
-    mirror.close(60.0)
+    mirror.close(240.0)
     server = server_of(root)
     assert [server.only(name).status for name in ("demo", "demo:train")] == ["KILLED", "KILLED"]
     kept = (directory / "history.jsonl").read_text().splitlines(keepends=True)[:4]
@@ -147,7 +147,7 @@ def test_interrupted_training_goes_on_in_the_same_run_without_repeating_a_step(r
     write_history(directory, range(5, 11))
     run.finish("train", final=1.0)
     mirror.stage_finished("train", "FINISHED")
-    mirror.close(60.0)
+    mirror.close(240.0)
     train = server.only("demo:train")
     assert (train.status, train.tags["triptych.attempt"]) == ("FINISHED", "2")
     assert server.steps(train, "loss") == [n * SAMPLES_PER_LINE for n in range(1, 11)]
@@ -162,7 +162,7 @@ def test_a_stage_with_another_key_gets_a_run_of_its_own(root: Path) -> None:
         mirror.stage_started("evaluate")
         run.finish("evaluate", score=score)
         mirror.stage_finished("evaluate", "FINISHED")
-        mirror.close(60.0)
+        mirror.close(240.0)
     server = server_of(root)
     first, second = server.runs()["demo:evaluate"]
     assert (first.metrics["score"], second.metrics["score"]) == (1.0, 2.0)
@@ -178,7 +178,7 @@ def test_a_forced_repetition_gets_a_run_of_its_own_too(root: Path) -> None:
         mirror.stage_started("evaluate")
         run.finish("evaluate", score=1.0)
         mirror.stage_finished("evaluate", "FINISHED")
-        mirror.close(60.0)
+        mirror.close(240.0)
     assert len(server_of(root).runs()["demo:evaluate"]) == 2
 
 
@@ -189,7 +189,7 @@ def test_a_failed_stage_says_why_and_fails_the_whole(root: Path) -> None:
     mirror.stage_started("adapt")
     run.fail("adapt", "the loss is not finite")
     mirror.stage_finished("adapt", "FAILED")
-    mirror.close(60.0)
+    mirror.close(240.0)
     server = server_of(root)
     assert [server.only(name).status for name in ("demo", "demo:adapt")] == ["FAILED", "FAILED"]
     assert server.only("demo:adapt").tags["triptych.error"] == "the loss is not finite"
@@ -217,7 +217,7 @@ def test_a_run_whose_process_vanished_is_shown_as_killed(root: Path) -> None:
     _wait_for(
         lambda: CursorFile(run.directory, "local#triptych").cursor.executions[0].sent.samples_seen == 640
     )
-    mirror.close(60.0)  # told of no end
+    mirror.close(240.0)  # told of no end
     cursor = run.directory / "mlflow.json"
     values = json.loads(cursor.read_text())
     held = values["servers"]["local#triptych"]
@@ -242,7 +242,7 @@ def test_runs_deleted_in_the_browser_are_made_anew_by_sync(root: Path) -> None:
     run = FakeRun(root, config_of())
     mirror = start_mirror(run.directory, run.config)
     played(run, mirror)
-    mirror.close(60.0)
+    mirror.close(240.0)
     server = server_of(root)
     for found in server.runs().values():
         server.client.delete_run(found[0].identifier)
@@ -271,7 +271,7 @@ def test_images_are_named_as_mlflow_itself_names_them(root: Path, tmp_path: Path
     assert [name.partition("+compressed")[2] for name in names if name.endswith(".webp")] == [".webp"]
 
 
-def _wait_for(done: object, timeout_s: float = 60.0) -> None:
+def _wait_for(done: object, timeout_s: float = 240.0) -> None:
     assert callable(done)
     until = time.monotonic() + timeout_s
     while not done():

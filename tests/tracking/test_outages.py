@@ -119,10 +119,10 @@ def test_an_error_after_the_server_took_something_repeats_nothing(
         monkeypatch.setattr(Store, method, _failing_after(getattr(Store, method), method, failing))
     run = finished_run(root)
     mirror = start_mirror(run.directory, run.config)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while any(failing.values()) and time.monotonic() < until:
         time.sleep(0.1)
-    mirror.close(60.0)
+    mirror.close(240.0)
     assert not any(failing.values())
     assert_complete(Server(f"sqlite:///{root.resolve() / 'mlflow.db'}"))
 
@@ -154,7 +154,7 @@ def test_a_server_that_is_away_delays_and_loses_nothing(
     started = time.monotonic()
     mirror.stage_started("train")
     write_history(directory, range(1, 401))
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 5.0
     with _server(tmp_path, port):
         _wait_until(lambda: Server(uri).runs().get("demo:train") is not None)
     write_history(directory, range(401, LINES + 1))
@@ -243,7 +243,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _wait_until(done: object, timeout_s: float = 120.0) -> None:
+def _wait_until(done: object, timeout_s: float = 240.0) -> None:
     assert callable(done)
     until = time.monotonic() + timeout_s
     while True:
