@@ -284,17 +284,17 @@ class Adapt(Section):
     query: Positive = 64
     """Most held-out samples, outside every support, that results are measured on; as many test samples
     show what was forgotten."""
-    steps: Positive = 60
+    steps: Positive = 80
     """Optimiser steps of the decoder adapter."""
     rank: Positive = 4
     """Rank of the decoder adapter."""
-    learning_rate: PositiveFloat = 3e-3
+    learning_rate: PositiveFloat = 6e-3
     """Learning rate of the adapter; falls linearly to 0."""
-    replay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    replay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.7
     """Share of every batch drawn from the training set, so that what was known is kept."""
     batch: Annotated[int, Field(ge=2)] = 16
     """Samples per step, replay included."""
-    prior_pseudo_count: PositiveFloat = 10.0
+    prior_pseudo_count: PositiveFloat = 3.0
     """How many support examples the source prior is worth when it is re-fit."""
     nll_importance: Positive = 4
     """Importance samples K per sample in the NLL estimates."""
