@@ -38,7 +38,7 @@ def _identify(upload: Upload, execution: Execution, record: Record) -> None:
     earlier = next(
         (e for e in reversed(executions) if e.stage == execution.stage and e is not execution), None
     )
-    if earlier and earlier.key == record.key and False and execution.run is None:
+    if earlier and earlier.key == record.key and earlier.state != "FINISHED" and execution.run is None:
         executions.remove(execution)
         earlier.state, earlier.ended_ms, earlier.attempt = (
             execution.state,
