@@ -128,7 +128,7 @@ class ShardedDataset:
         where = f"{self._shard_names[index.shard[row]]}, key {index.key[row]}, {modality}"
         try:
             array = decode(modality, self._suffix[modality], content, self.info.depth_scale_m)
-        except (ValueError, OSError, SyntaxError) as error:
+        except Exception as error:
             raise InputError(
                 f"{self._directory / where}: cannot be decoded ({error}); write the dataset again"
             ) from error
