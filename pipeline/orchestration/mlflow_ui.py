@@ -23,6 +23,8 @@ SERVER_LOG = ".mlflow-server.log"
 PORTS_TRIED = 20
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 5.0
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""SIGINT too: a shell starts what it puts in the background with Ctrl-C ignored."""
 RUNS_SHOWN = 5
 
 
@@ -119,12 +121,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _terminated_by_signals() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP (a closed terminal) as Ctrl-C, so that no server is left behind."""
+    """Treat every way of stopping as Ctrl-C, so that no server is left behind."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, stop) for number in STOPPING}
     try:
         yield
     finally:
