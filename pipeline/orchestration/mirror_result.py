@@ -7,7 +7,6 @@ from pathlib import Path
 from pipeline.orchestration import mirror_files as files
 from pipeline.orchestration.ledger import Record
 from pipeline.orchestration.mirror_cursor import CursorFile, Execution
-from pipeline.orchestration.mirror_model import FOLDER, write_model
 from pipeline.orchestration.mlflow_store import Store
 
 IMAGES_PER_STEP = 24
@@ -75,6 +74,8 @@ def _push_numbers(
 
 
 def _push_model(store: Store, run: str, train: Path, name: str) -> None:
+    from pipeline.orchestration.mirror_model import FOLDER, write_model  # needs numpy, which costs start-up
+
     with tempfile.TemporaryDirectory(prefix="triptych-") as temporary:
         if write_model(train, Path(temporary)):
             store.upload_tree(run, Path(temporary), FOLDER)
