@@ -19,6 +19,9 @@ from pipeline.orchestration.stage import STAGES
 
 LINES_PER_STEP = 500
 
+PICTURES_ONLY = ("analyze",)
+"""Stages whose parameters are left to config.yaml: cards list them above the picture, which then is cut off."""
+
 
 @dataclass
 class Upload:
@@ -200,7 +203,8 @@ class Upload:
 
     def _describe(self, store: Store, execution: Execution, record: Record) -> None:
         assert execution.run is not None
-        store.log_parameters(execution.run, files.parameters(record))
+        if execution.stage not in PICTURES_ONLY:
+            store.log_parameters(execution.run, files.parameters(record))
         tags = {f"triptych.{name}": str(value) for name, value in record.execution.items()}
         if note := stage_note(execution.stage):
             tags["mlflow.note.content"] = note
