@@ -18,7 +18,7 @@ from typing import TypedDict
 from pipeline.data.scenes.rooms import CLASS_NAMES as ROOM_CLASSES
 from pipeline.data.scenes.rooms import FACTORS, draw_rooms
 from pipeline.data.scenes.samples import RoomSamples, TabletopSamples
-from pipeline.data.shards import write_dataset
+from pipeline.data.shards.dataset import write_dataset
 
 ROUND = 16
 READ_BATCH = 64
@@ -66,7 +66,7 @@ def reading(image_size: int, seconds: float) -> Row:
     """Samples decoded into training batches, files in the page cache."""
     import torch
 
-    from pipeline.data.loader import ShardedDataset
+    from pipeline.data.loader.dataset import ShardedDataset
 
     torch.set_num_threads(1)
     load = RoomSamples(seed=0, nuisance=1.0, image_size=image_size)

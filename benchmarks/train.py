@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.config.schema import Model, Objective, Train
+from pipeline.config.schema import Model, Objective
+from pipeline.config.training import Train
 from pipeline.data.batch import Batch, ModalityBatch
 from pipeline.data.modality import DatasetInfo, DepthStatistics
 from pipeline.models.autoencoder import build_autoencoder

@@ -12,7 +12,7 @@ from pipeline.analysis.adaptation import draw_adaptation
 from pipeline.analysis.grid import save_png
 from pipeline.analysis.views import Views, batch_views, decoded_views
 from pipeline.config.schema import Adapt
-from pipeline.data.loader import ShardedDataset
+from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.errors import InputError
 from pipeline.metrics.fewshot import nll_under_prior
 from pipeline.models.adapters import AdapterDescription, save_adapter

@@ -18,7 +18,7 @@ from pipeline.analysis.traversal import Traversal, Usage, latent_layout, latent_
 from pipeline.analysis.views import Views, batch_views, decoded_views
 from pipeline.config.schema import Analyze
 from pipeline.data.batch import Batch
-from pipeline.data.loader import ShardedDataset
+from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.modality import DatasetInfo
 from pipeline.metrics.chance import interpretability_scores
 from pipeline.metrics.disentanglement import factor_entropy, mutual_information

@@ -23,7 +23,7 @@ from pipeline.analysis.grid import save_png
 from pipeline.analysis.views import Views, batch_views, decoded_views
 from pipeline.config.schema import Evaluate
 from pipeline.data.batch import Batch
-from pipeline.data.loader import ShardedDataset, sequential_batches
+from pipeline.data.loader.dataset import ShardedDataset, sequential_batches
 from pipeline.errors import InputError
 from pipeline.metrics.constant import constant_scene
 from pipeline.metrics.fidelity import Fidelity, predict

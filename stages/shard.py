@@ -4,15 +4,16 @@ import time
 from collections.abc import Iterator
 from itertools import chain
 
-from pipeline.config.schema import Data
-from pipeline.data.catalogue import Catalogue
-from pipeline.data.findings import Findings
-from pipeline.data.members import EncodedSample
+from pipeline.config.data import Data
 from pipeline.data.modality import SPLITS, SplitName
 from pipeline.data.parallel import ordered_map
 from pipeline.data.refusal import Refusal
-from pipeline.data.shards import write_dataset
-from pipeline.data.sources import loader_for, open_source
+from pipeline.data.shards.dataset import write_dataset
+from pipeline.data.shards.encoded import loader_for
+from pipeline.data.shards.findings import Findings
+from pipeline.data.shards.members import EncodedSample
+from pipeline.data.sources import open_source
+from pipeline.data.sources.catalogue import Catalogue
 from pipeline.data.splits import held_out_labels
 from pipeline.orchestration.stage import Context, Manifest
 

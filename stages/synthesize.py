@@ -11,9 +11,9 @@ from pipeline.analysis.grid import save_png
 from pipeline.analysis.views import Views, batch_views, joined
 from pipeline.config.schema import Synthesize
 from pipeline.data.batch import Batch
-from pipeline.data.loader import ShardedDataset
+from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.modality import Sample, SplitName
-from pipeline.data.shards import write_dataset
+from pipeline.data.shards.dataset import write_dataset
 from pipeline.errors import InputError
 from pipeline.metrics.marginals import Marginals, marginal_differences
 from pipeline.models.encoded import encoded

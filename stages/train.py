@@ -7,8 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.schema import Model, Objective, Train
-from pipeline.data.loader import ShardedDataset, training_batches
+from pipeline.config.schema import Model, Objective
+from pipeline.config.training import Train
+from pipeline.data.loader.dataset import ShardedDataset, training_batches
 from pipeline.errors import InputError
 from pipeline.models.autoencoder import build_autoencoder
 from pipeline.models.pretrained import save_pretrained

@@ -10,7 +10,8 @@ from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pipeline.config.schema import Config, Section
+from pipeline.config.schema import Config
+from pipeline.config.section import Section
 
 PLAIN = {
     str: "text",

@@ -7,9 +7,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipeline.config.files import read_tree
 from pipeline.config.mistakes import describe_all
-from pipeline.config.schema import Config, Section
-from pipeline.config.source import read_tree
+from pipeline.config.schema import Config
+from pipeline.config.section import Section
 from pipeline.errors import InputError
 
 

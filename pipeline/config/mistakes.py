@@ -8,8 +8,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from pipeline.config.fields import kind_of, options_of, sections_of, shown, type_name
-from pipeline.config.schema import Config, Section
-from pipeline.config.source import KeyPath, Tree
+from pipeline.config.files import KeyPath, Tree
+from pipeline.config.schema import Config
+from pipeline.config.section import Section
 
 
 def describe_all(errors: Sequence[ErrorDetails], tree: Tree) -> list[str]:

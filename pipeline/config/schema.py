@@ -2,158 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-ModalityName = Literal["rgb", "depth", "seg"]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+from pipeline.config.data import Data
+from pipeline.config.section import (
+    Count,
+    Fraction,
+    ModalityName,
+    Positive,
+    PositiveFloat,
+    Section,
+    without_effect,
+)
+from pipeline.config.training import Train
+
 RESERVED_NAMES = ("datasets", "mlflow-artifacts")
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-
-
-def without_effect(default: object) -> Any:
-    """A field that changes speed or cadence but never a result, so it stays out of stage keys."""
-    return Field(default=default, json_schema_extra={"affects_result": False})
-
-
-class Section(BaseModel):
-    """Frozen, no unknown keys; the docstring under a field is its documentation."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False, protected_namespaces=()
-    )
-
-
-class RoomsSource(Section):
-    """One object in a room: the Shapes3D factors and, around them, nuisances."""
-
-    kind: Literal["rooms"]
-    count: Positive = 12_000
-    """Number of rooms, drawn without repetition from the grid of 480,000 factor combinations."""
-    seed: Count = 0
-    """Chooses which rooms are drawn and their nuisances."""
-    nuisance: Fraction = 1.0
-    """Strength of what the factors do not name (camera, light, texture, position); 0 switches it off."""
-    antialias: bool = True
-    """Smooth RGB edges; depth and segmentation are never blended."""
-    sensor_noise: bool = False
-    """Kinect-like depth noise, missing depth at edges and RGB read noise."""
-
-
-class TabletopSource(Section):
-    """One to several objects on a table."""
-
-    kind: Literal["tabletop"]
-    count: Positive = 12_000
-    """Number of scenes."""
-    seed: Count = 0
-    """Chooses the scenes."""
-    max_objects: Annotated[int, Field(ge=1, le=16)] = 6
-    """Most objects in a scene; each scene draws 1 to this many."""
-    antialias: bool = True
-    """Smooth RGB edges; depth and segmentation are never blended."""
-    sensor_noise: bool = True
-    """Kinect-like depth noise, missing depth at edges and RGB read noise."""
-
-
-class FolderRgb(Section):
-    """Where the RGB images are."""
-
-    directory: str = "rgb"
-    """Folder under `root`; files in sub-folders belong to it too."""
-    suffix: str = ""
-    """Removed from the end of a file's stem before it is matched (`_rgb` for `0001_rgb.jpg`)."""
-
-
-class FolderDepth(Section):
-    """Where the depth maps are and what a stored number means."""
-
-    directory: str = "depth"
-    """Folder under `root`; files in sub-folders belong to it too."""
-    suffix: str = ""
-    """Removed from the end of a file's stem before it is matched."""
-    unit: Literal["m", "cm", "mm", "0.1mm"] | PositiveFloat
-    """What one stored unit is: a name, or its length in metres. Mandatory: it is never guessed."""
-    invalid: float = 0.0
-    """The stored value that means no measurement; NaN and infinity always do."""
-
-
-class FolderSeg(Section):
-    """Where the label maps are and what their values mean."""
-
-    directory: str = "seg"
-    """Folder under `root`; files in sub-folders belong to it too."""
-    suffix: str = ""
-    """Removed from the end of a file's stem before it is matched."""
-    ignore: Annotated[int, Field(ge=0, le=255)] = 255
-    """The stored value that means no label."""
-
-
-class FolderSource(Section):
-    """A tree of images, joined on the stem of the file name."""
-
-    kind: Literal["folder"]
-    root: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
-        json_schema_extra={"affects_result": False}
-    )
-    """The folder; relative to the working directory. Moving it changes nothing, other files in it do."""
-    rgb: FolderRgb | None = FolderRgb()
-    """RGB images (PNG or JPEG), or null when there are none."""
-    depth: FolderDepth | None = None
-    """Depth maps (16-bit PNG or .npy), or null when there are none."""
-    seg: FolderSeg | None = FolderSeg()
-    """Label maps (8-bit PNG or .npy), or null when there are none."""
-    classes: tuple[str, ...] = ()
-    """Class names in the order of the label values. Empty: read from `meta`, else named by number."""
-    meta: str | None = None
-    """A JSON file under `root` with `classes` and, if wanted, `splits: {train: [stem, ...], test: [...]}`."""
-
-    @model_validator(mode="after")
-    def _has_a_modality(self) -> FolderSource:
-        if self.rgb is None and self.depth is None and self.seg is None:
-            raise ValueError("rgb, depth and seg are all null; at least one modality is needed")
-        return self
-
-
-Source = Annotated[RoomsSource | TabletopSource | FolderSource, Field(discriminator="kind")]
-
-
-class HeldOut(Section):
-    """Samples kept out of training and testing, for the few-shot stage."""
-
-    factors: dict[str, tuple[int | str, ...]] = {}
-    """Factor name to the values held out (`shape: [capsule]`); for built-in scenes."""
-    classes: tuple[str, ...] = ()
-    """Every sample in which one of these classes has a labelled pixel is held out."""
-    limit: Positive | None = None
-    """Most held-out scenes that a built-in source renders, the first drawn; null: all of them."""
-
-
-class Data(Section):
-    """What the model is trained on; the dataset directory depends on this section alone."""
-
-    source: Source
-    """Where samples come from."""
-    image_size: Literal[32, 64, 128, 256] = 64
-    """Height and width in pixels; images are centre-cropped to a square and resized."""
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    """Share of samples for testing, unless the source gives explicit splits."""
-    block: Positive = 1
-    """Neighbours in name order that go to the same split together, so that video frames do not leak."""
-    split_seed: Count = 0
-    """Chooses which blocks are for testing."""
-    held_out: HeldOut = HeldOut()
-    """What is kept apart for few-shot adaptation."""
-    shard_samples: Positive = 1000
-    """Samples per tar file."""
-    encoding: Literal["auto", "npy", "png"] = "auto"
-    """How arrays are stored: npy (fast) or png (small). auto: npy up to 64 px, png above."""
-    workers: Count = without_effect(0)
-    """Processes that read or render; 0 takes one per processor."""
 
 
 class Model(Section):
@@ -161,7 +26,7 @@ class Model(Section):
 
     latent: Positive = 32
     """Dimensions of the shared latent."""
-    private: dict[ModalityName, Positive] = {"rgb": 16}
+    private: dict[ModalityName, Positive] = Field(default={"rgb": 16})
     """Dimensions only one modality is encoded into and decoded from."""
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 32
     """Channels of each network's outermost features; the innermost maps have up to four times as many."""
@@ -222,41 +87,6 @@ class Objective(Section):
     """Samples over which beta rises linearly from 0."""
     mvtcae_alpha: Fraction = 5 / 6
     """MVTCAE's trade-off between the joint KL (0) and agreement with each modality's expert (1)."""
-
-
-class Train(Section):
-    """Optimisation."""
-
-    samples: Positive = 50_000
-    """How many samples to train on, repetitions counted."""
-    batch: Positive = 64
-    """Global batch: samples per optimiser step over all processes."""
-    learning_rate: PositiveFloat = 1e-3
-    """Peak learning rate of Adam."""
-    scale_learning_rate: PositiveFloat = 1e-2
-    """Peak learning rate of the likelihood scales."""
-    final_learning_rate: Fraction = 0.02
-    """Learning rate at the end of the cosine, as a share of the peak."""
-    warmup_samples: Count = 6_400
-    """Samples over which the learning rate rises linearly from 0."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """Decoupled weight decay (AdamW), on weights but not on biases or norms."""
-    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.99)
-    """Decay rates of Adam's moments."""
-    clip_gradient_norm: PositiveFloat | None = None
-    """Largest global gradient norm; null: no clipping."""
-    ema_half_life_samples: Count = 1_600
-    """Half-life of the averaged weights that every later stage uses; 0: no averaging."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocast or not. auto: bf16 where the processor computes it natively; kept once a run started."""
-    device: Literal["auto", "cpu", "cuda"] = without_effect("auto")
-    """Where to train; auto takes a GPU when there is one."""
-    log_samples: Positive = without_effect(640)
-    """Samples between two lines of history.jsonl."""
-    checkpoint_samples: Positive = without_effect(6_400)
-    """Samples between two checkpoints."""
-    keep_checkpoints: Positive = without_effect(2)
-    """How many of the newest checkpoints to keep."""
 
 
 class Evaluate(Section):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config import Config, key_values
-from pipeline.config.schema import FolderSource, Section
+from pipeline.config.section import Section
+from pipeline.config.sources import FolderSource
 from pipeline.errors import InputError
 from pipeline.orchestration.durable import listing_digest
 from pipeline.orchestration.ledger import (

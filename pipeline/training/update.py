@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
-from pipeline.config.schema import Model, Objective, Train
+from pipeline.config.schema import Model, Objective
+from pipeline.config.training import Train
 from pipeline.data.batch import Batch
 from pipeline.models.autoencoder import Noise, SharedLatentAutoencoder
 from pipeline.models.fusion import choose_given

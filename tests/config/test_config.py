@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import Config, key_values, load_config, resolved_yaml
 from pipeline.config.fields import field_help
-from pipeline.config.schema import FolderSource, RoomsSource
+from pipeline.config.sources import FolderSource, RoomsSource
 from pipeline.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.modality import DatasetInfo, Factor, Sample
-from pipeline.data.shards import write_dataset
+from pipeline.data.shards.dataset import write_dataset
 
 SIZE = 8
 CLASSES = ("floor", "wall", "thing")

@@ -10,8 +10,8 @@ from picture_folder import Spoken, depth_mm, folder_config, labels, make_folder,
 from PIL import Image
 
 from pipeline.data.keys import natural, unique_keys
-from pipeline.data.loader import ShardedDataset
-from pipeline.data.shards import read_info
+from pipeline.data.loader.dataset import ShardedDataset
+from pipeline.data.shards.dataset import read_info
 from pipeline.errors import InputError
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data.images import MOST_PIXELS, Square, read_depth, read_rgb, read_seg
+from pipeline.data.pictures.images import MOST_PIXELS, Square, read_depth, read_rgb, read_seg
 from pipeline.data.refusal import Refused
 
 SIDES = st.integers(9, 70)

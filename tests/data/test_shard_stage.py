@@ -15,11 +15,11 @@ from doubling import double, repeated
 from picture_folder import Spoken, run_shard
 
 from pipeline.config import load_config
-from pipeline.config.schema import Data
-from pipeline.data.loader import ShardedDataset
+from pipeline.config.data import Data
+from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.parallel import ordered_map
 from pipeline.data.scenes.samples import RoomSamples
-from pipeline.data.shards import read_info
+from pipeline.data.shards.dataset import read_info
 from pipeline.data.splits import held_out_values, split_by_blocks
 from pipeline.errors import InputError
 
@@ -154,7 +154,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from doubling import double, repeated
 from picture_folder import run_shard
-from pipeline.config.schema import Data
+from pipeline.config.data import Data
 from pipeline.orchestration.progress import Progress
 if __name__ == "__main__":
     config = Data.model_validate({{"source": {{"kind": "rooms", "count": 100000}}, "workers": 2}})

@@ -15,10 +15,10 @@ import webdataset as wds
 from PIL import Image
 from small_dataset import CLASSES, FACTORS, SIZE, sample, samples, write
 
-from pipeline.data.loader import ShardedDataset
+from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.modality import Sample
 from pipeline.data.refusal import Refusal
-from pipeline.data.shards import dataset_digest, decode_sample, read_info, write_dataset
+from pipeline.data.shards.dataset import dataset_digest, decode_sample, read_info, write_dataset
 from pipeline.errors import InputError
 
 # webdataset leaves closing its files to the garbage collector.

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.modality import Sample
-from pipeline.data.shards import write_dataset
+from pipeline.data.shards.dataset import write_dataset
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, World
 

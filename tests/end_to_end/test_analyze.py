@@ -13,9 +13,9 @@ from PIL import Image
 from squares import CLASS_NAMES, SIDE, context, scene
 
 from pipeline.config.schema import Analyze, Model, Objective
-from pipeline.data.loader import ShardedDataset
+from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.modality import Factor
-from pipeline.data.shards import write_dataset
+from pipeline.data.shards.dataset import write_dataset
 from pipeline.models.autoencoder import build_autoencoder
 from pipeline.models.pretrained import save_pretrained
 from stages import analyze

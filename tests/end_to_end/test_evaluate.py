@@ -11,9 +11,9 @@ import torch
 
 from pipeline.config.schema import Evaluate, Model, Objective
 from pipeline.data.batch import Batch
-from pipeline.data.loader import ShardedDataset
+from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.modality import Sample
-from pipeline.data.shards import write_dataset
+from pipeline.data.shards.dataset import write_dataset
 from pipeline.errors import InputError
 from pipeline.metrics.fidelity import Fidelity, predict
 from pipeline.models.autoencoder import build_autoencoder

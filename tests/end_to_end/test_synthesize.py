@@ -9,9 +9,10 @@ import pytest
 import webdataset
 from squares import CLASS_NAMES, SIDE, context
 
-from pipeline.config.schema import Model, Objective, Synthesize, Train
-from pipeline.data.loader import ShardedDataset
-from pipeline.data.shards import decode_sample, read_info
+from pipeline.config.schema import Model, Objective, Synthesize
+from pipeline.config.training import Train
+from pipeline.data.loader.dataset import ShardedDataset
+from pipeline.data.shards.dataset import decode_sample, read_info
 from pipeline.orchestration.stage import Manifest
 from stages import synthesize, train
 from stages.train import TrainInputs

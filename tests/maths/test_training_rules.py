@@ -7,7 +7,8 @@ import pytest
 import torch
 from by_hand import make_batch, make_model
 
-from pipeline.config.schema import Model, Objective, Train
+from pipeline.config.schema import Model, Objective
+from pipeline.config.training import Train
 from pipeline.errors import Interrupted
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.training import history

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.order import WINDOW_SHARDS, Order, epoch_order
+from pipeline.data.loader.order import WINDOW_SHARDS, Order, epoch_order
 
 SHARD_SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=25)
 SEEDS = st.integers(0, 2**40)

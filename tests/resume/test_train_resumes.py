@@ -14,7 +14,7 @@ from train_once import train
 
 import stages.train
 from pipeline.data.modality import Sample
-from pipeline.data.shards import write_dataset
+from pipeline.data.shards.dataset import write_dataset
 from pipeline.errors import InputError, Interrupted
 from pipeline.orchestration.distributed import connect
 from pipeline.orchestration.stage import World

@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from pipeline.data.description import Description
 from pipeline.data.modality import MODALITIES
 from pipeline.data.refusal import Refusal
+from pipeline.data.shards.description import Description
 from pipeline.errors import InputError
 
 MEMBERS = (*MODALITIES, "json")

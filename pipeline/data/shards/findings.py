@@ -3,8 +3,8 @@
 from collections import Counter
 from statistics import median
 
-from pipeline.data.members import EncodedSample
 from pipeline.data.refusal import Refusal
+from pipeline.data.shards.members import EncodedSample
 from pipeline.errors import InputError
 
 NEAREST_PLAUSIBLE_M, FARTHEST_PLAUSIBLE_M = 0.1, 100.0

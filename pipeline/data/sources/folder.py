@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config.schema import Data, FolderSource
-from pipeline.data.catalogue import Catalogue
-from pipeline.data.images import ARRAY_SUFFIX, Square, read_depth, read_rgb, read_seg
+from pipeline.config.data import Data
+from pipeline.config.sources import FolderSource
 from pipeline.data.keys import natural, unique_keys
-from pipeline.data.meta import Meta, read_meta
 from pipeline.data.modality import IGNORE_INDEX, MODALITIES, Sample, SplitName
+from pipeline.data.pictures.images import ARRAY_SUFFIX, Square, read_depth, read_rgb, read_seg
 from pipeline.data.refusal import Refused
+from pipeline.data.sources.catalogue import Catalogue, OneByOne
+from pipeline.data.sources.meta import Meta, read_meta
+from pipeline.data.sources.tree import Place, join_trees, leads_outside
 from pipeline.data.splits import held_out_values, split_by_blocks
-from pipeline.data.tree import Place, join_trees, leads_outside
 from pipeline.errors import InputError
 
 UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "0.1mm": 0.0001}
@@ -135,13 +136,15 @@ def open_folder(config: Data, source: FolderSource) -> Catalogue:
             FolderEntry(key, name, files[name]) for key, name in zip(unique_keys(names), names, strict=True)
         ],
         splits=splits,
-        load=FolderSamples(
-            root=source.root.resolve(),
-            unit_m=unit_m,
-            invalid=0.0 if source.depth is None else source.depth.invalid,
-            ignore=IGNORE_INDEX if source.seg is None else source.seg.ignore,
-            classes=len(classes) or None,
-            image_size=config.image_size,
+        load=OneByOne(
+            FolderSamples(
+                root=source.root.resolve(),
+                unit_m=unit_m,
+                invalid=0.0 if source.depth is None else source.depth.invalid,
+                ignore=IGNORE_INDEX if source.seg is None else source.seg.ignore,
+                classes=len(classes) or None,
+                image_size=config.image_size,
+            )
         ),
         class_names=classes or None,
         depth_scale_m=_ARRAY_DEPTH_SCALE_M if arrays or unit is None else unit_m,

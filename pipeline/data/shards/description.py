@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.data.modality import DatasetInfo, DepthStatistics, Factor
-from pipeline.data.tar import Shard
+from pipeline.data.shards.tar import Shard
 from pipeline.errors import InputError
 
 FORMAT = 1

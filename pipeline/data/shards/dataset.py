@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline.data.description import Description, read_description, write_description
-from pipeline.data.index import IndexRows, write_index, write_quarantine
-from pipeline.data.members import EncodedSample, decode, encode, encoding_for
 from pipeline.data.modality import MODALITIES, SPLITS, DatasetInfo, Factor, Sample, SplitName
 from pipeline.data.refusal import Refusal, Refused
+from pipeline.data.shards.description import Description, read_description, write_description
+from pipeline.data.shards.index import IndexRows, write_index, write_quarantine
+from pipeline.data.shards.members import EncodedSample, decode, encode, encoding_for
+from pipeline.data.shards.tar import Shard, TarWriter
 from pipeline.data.statistics import DepthSums
-from pipeline.data.tar import Shard, TarWriter
 from pipeline.errors import InputError
 
 INFO, INDEX, QUARANTINE = "dataset.json", "index.parquet", "quarantine.parquet"

@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Bool, Int64, Shaped
 
 from pipeline.data.batch import Batch, ModalityBatch
-from pipeline.data.description import Description, read_description
-from pipeline.data.index import SplitRows, read_splits
-from pipeline.data.members import decode, npy_header
+from pipeline.data.loader.order import Order
+from pipeline.data.loader.prefetch import prefetched
 from pipeline.data.modality import IGNORE_INDEX, DatasetInfo
-from pipeline.data.order import Order
-from pipeline.data.prefetch import prefetched
-from pipeline.data.shards import INDEX, INFO
+from pipeline.data.shards.dataset import INDEX, INFO
+from pipeline.data.shards.description import Description, read_description
+from pipeline.data.shards.index import SplitRows, read_splits
+from pipeline.data.shards.members import decode, npy_header
 from pipeline.errors import InputError
 
 AHEAD = 3

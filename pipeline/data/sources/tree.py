@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.images import ARRAY_SUFFIX, IMAGE_SUFFIXES
+from pipeline.data.pictures.images import ARRAY_SUFFIX, IMAGE_SUFFIXES
 from pipeline.errors import InputError
 
 _EXAMPLES = 3

@@ -1,0 +1,44 @@
+"""What the model is trained on; the dataset directory depends on this section alone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.config.section import Count, Positive, Section, without_effect
+from pipeline.config.sources import Source
+
+
+class HeldOut(Section):
+    """Samples kept out of training and testing, for the few-shot stage."""
+
+    factors: dict[str, tuple[int | str, ...]] = Field(default={})
+    """Factor name to the values held out (`shape: [capsule]`); for built-in scenes."""
+    classes: tuple[str, ...] = ()
+    """Every sample in which one of these classes has a labelled pixel is held out."""
+    limit: Positive | None = None
+    """Most held-out scenes that a built-in source renders, the first drawn; null: all of them."""
+
+
+class Data(Section):
+    """What the model is trained on; the dataset directory depends on this section alone."""
+
+    source: Source
+    """Where samples come from."""
+    image_size: Literal[32, 64, 128, 256] = 64
+    """Height and width in pixels; images are centre-cropped to a square and resized."""
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of samples for testing, unless the source gives explicit splits."""
+    block: Positive = 1
+    """Neighbours in name order that go to the same split together, so that video frames do not leak."""
+    split_seed: Count = 0
+    """Chooses which blocks are for testing."""
+    held_out: HeldOut = HeldOut()
+    """What is kept apart for few-shot adaptation."""
+    shard_samples: Positive = 1000
+    """Samples per tar file."""
+    encoding: Literal["auto", "npy", "png"] = "auto"
+    """How arrays are stored: npy (fast) or png (small). auto: npy up to 64 px, png above."""
+    workers: Count = without_effect(0)
+    """Processes that read or render; 0 takes one per processor."""
