@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Int
 
 from pipeline.analysis.adaptation import draw_adaptation
+from pipeline.analysis.decoded import batch_views, decoded_views
 from pipeline.analysis.grid import save_png
-from pipeline.analysis.views import Views, batch_views, decoded_views
+from pipeline.analysis.views import Views
 from pipeline.config.schema import Adapt
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.errors import InputError

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
 
+from pipeline.analysis.decoded import batch_views, decoded_views
 from pipeline.analysis.grid import save_png
 from pipeline.analysis.measure import measure, quantities, spread
 from pipeline.analysis.report import Card, latent_facts, render_report, strongest_factor
 from pipeline.analysis.tiles import draw_overview, draw_tiles
 from pipeline.analysis.traversal import Traversal, Usage, latent_layout, latent_usage, traverse
-from pipeline.analysis.views import Views, batch_views, decoded_views
+from pipeline.analysis.views import Views
 from pipeline.config.schema import Analyze
 from pipeline.data.batch import Batch
 from pipeline.data.loader.dataset import ShardedDataset

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from pipeline.analysis.decoded import batch_views, decoded_views
 from pipeline.analysis.gallery import (
     draw_overview,
     draw_reconstructions,
@@ -20,7 +21,7 @@ from pipeline.analysis.gallery import (
     known_only,
 )
 from pipeline.analysis.grid import save_png
-from pipeline.analysis.views import Views, batch_views, decoded_views
+from pipeline.analysis.views import Views
 from pipeline.config.schema import Evaluate
 from pipeline.data.batch import Batch
 from pipeline.data.loader.dataset import ShardedDataset, sequential_batches

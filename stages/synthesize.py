@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from pipeline.analysis.decoded import batch_views
 from pipeline.analysis.gallery import draw_samples
 from pipeline.analysis.grid import save_png
-from pipeline.analysis.views import Views, batch_views, joined
+from pipeline.analysis.views import Views, joined
 from pipeline.config.schema import Synthesize
 from pipeline.data.batch import Batch
 from pipeline.data.loader.dataset import ShardedDataset

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from pipeline.analysis.gallery import LABELS, scene_tile
 from pipeline.analysis.grid import Columns, Row, Tile, draw_grid
 from pipeline.analysis.legend import scene_legend
+from pipeline.analysis.scene import CAPTIONS, scene_tile
 from pipeline.analysis.views import Views
 from pipeline.data.modality import DatasetInfo
 
@@ -34,7 +34,7 @@ def draw_adaptation(
     rows = [
         Row(
             tuple(tile for views in parts for tile in _tiles(views, modality, info, columns)),
-            LABELS[modality],
+            CAPTIONS[modality],
             group,
         )
         for group, parts in (("support, samples", generated), ("held out", reconstructed))

@@ -8,13 +8,10 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from pipeline.analysis.colour import depth_image, depth_range_m, rgb_image, seg_image
 from pipeline.analysis.grid import Columns, Legend, Row, Tile, draw_grid, scene_legend
+from pipeline.analysis.scene import CAPTIONS, scene_tile
 from pipeline.analysis.views import Views
 from pipeline.data.modality import IGNORE_INDEX, DatasetInfo
-
-LABELS = {"rgb": "RGB", "depth": "depth", "seg": "labels"}
-"""What modalities are called in figures."""
 
 OVERVIEW_SCENES = 6
 
@@ -36,7 +33,7 @@ def draw_translations(info: DatasetInfo, real: Views, translated: Mapping[str, V
     """
     rows = _scene_rows(info, real, "Truth")
     for given, views in translated.items():
-        rows += _scene_rows(info, views, f"From {LABELS[given]}")
+        rows += _scene_rows(info, views, f"From {CAPTIONS[given]}")
     return draw_grid(rows, legend=_legend(info, (real, *translated.values())))
 
 
@@ -67,29 +64,15 @@ def draw_overview(
     modalities = info.modalities
     parts = [("Input", real, modalities), ("Reconstruction", reconstructed, modalities)]
     if translated is not None:
-        parts.append((f"From {LABELS[modalities[0]]} alone", translated, modalities[1:]))
+        parts.append((f"From {CAPTIONS[modalities[0]]} alone", translated, modalities[1:]))
     parts.append(("Sample from the prior" if len(modalities) > 1 else "Sample", samples, modalities))
     count = min(OVERVIEW_SCENES, len(real), len(samples))
     rows = [
         Row(tuple(scene_tile(views, scene, name, info) for _, views, names in parts for name in names))
         for scene in range(count)
     ]
-    columns = [Columns(tuple(LABELS[name] for name in names), caption) for caption, _, names in parts]
+    columns = [Columns(tuple(CAPTIONS[name] for name in names), caption) for caption, _, names in parts]
     return draw_grid(rows, columns, _legend(info, [views[:count] for _, views, _ in parts]))
-
-
-def scene_tile(views: Views, scene: int, modality: str, info: DatasetInfo) -> Tile:
-    """One modality of one scene in the colours of its dataset; blank where nothing of it is known."""
-    match modality:
-        case "rgb" if views.rgb is not None and np.isfinite(views.rgb[scene]).any():
-            return Tile(rgb_image(np.nan_to_num(views.rgb[scene])))
-        case "depth" if views.depth_m is not None and info.depth and np.isfinite(views.depth_m[scene]).any():
-            depth_m = views.depth_m[scene]
-            return Tile(depth_image(depth_m, np.isfinite(depth_m), *depth_range_m(info.depth)))
-        case "seg" if views.labels is not None and (views.labels[scene] != IGNORE_INDEX).any():
-            return Tile(seg_image(views.labels[scene]))
-        case _:
-            return Tile(None)
 
 
 def known_only(views: Views, known: Bool[np.ndarray, " scene"]) -> Views:
@@ -104,7 +87,7 @@ def known_only(views: Views, known: Bool[np.ndarray, " scene"]) -> Views:
 
 def _scene_rows(info: DatasetInfo, views: Views, group: str) -> list[Row]:
     return [
-        Row(tuple(scene_tile(views, scene, name, info) for scene in range(len(views))), LABELS[name], group)
+        Row(tuple(scene_tile(views, scene, name, info) for scene in range(len(views))), CAPTIONS[name], group)
         for name in info.modalities
     ]
 

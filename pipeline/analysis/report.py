@@ -10,12 +10,12 @@ from importlib.resources import files
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 
 from pipeline.analysis.colour import class_colour, depth_bar, depth_range_m
 from pipeline.analysis.naming import Effect
-from pipeline.analysis.tiles import scene_pictures
+from pipeline.analysis.scene import CAPTIONS, Picture, scene_pictures
 from pipeline.analysis.traversal import Latent, Traversal, Usage
 from pipeline.analysis.views import Views
 from pipeline.data.modality import MODALITIES, DatasetInfo
@@ -24,8 +24,6 @@ CELL_PX = 96
 """Largest side of a picture in the page, which holds hundreds."""
 
 JPEG_QUALITY = 88
-
-TITLES = {"rgb": "RGB", "depth": "depth", "seg": "segmentation"}
 
 Sheet = Literal["photo", "flat"]
 SHEETS: dict[Sheet, tuple[str, ...]] = {"photo": ("rgb", "depth"), "flat": ("seg",)}
@@ -38,8 +36,6 @@ SCORES = {
     "mig": ("MIG", "lead of each factor\N{RIGHT SINGLE QUOTATION MARK}s best latent over its second best"),
     "active_units": ("Active units", "shared latents whose posterior mean moves with the scene"),
 }
-
-Picture = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclass(frozen=True)
@@ -207,7 +203,7 @@ def _modalities(views: Views, info: DatasetInfo) -> list[dict[str, Any]]:
     for sheet, names in SHEETS.items():
         rows = [name for name in names if name in present]
         found += [
-            {"name": name, "title": TITLES[name], "sheet": sheet, "row": row, "rows": len(rows)}
+            {"name": name, "title": CAPTIONS[name], "sheet": sheet, "row": row, "rows": len(rows)}
             for row, name in enumerate(rows)
         ]
     return sorted(found, key=lambda entry: MODALITIES.index(entry["name"]))

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from pipeline.analysis.colour import depth_image, depth_range_m, rgb_image, seg_image
-from pipeline.analysis.grid import Columns, Row, Tile, draw_grid, scene_legend
+from pipeline.analysis.grid import Columns, Row, draw_grid, scene_legend
 from pipeline.analysis.lettering import FAINT, INK, font, text_width, write
+from pipeline.analysis.scene import CAPTIONS, Picture, scene_pictures, scene_tile
 from pipeline.analysis.traversal import Traversal
-from pipeline.analysis.views import Views
 from pipeline.data.modality import MODALITIES, DatasetInfo
 
 TILE_PX = 256
@@ -18,21 +15,6 @@ STRIP_PX = 64
 
 _PAPER, _RAIL, _MARK = (255, 255, 255), (216, 219, 223), (51, 88, 196)
 _PAD = 8
-
-Picture = UInt8[np.ndarray, "height width 3"]
-
-
-def scene_pictures(views: Views, scene: int, info: DatasetInfo) -> dict[str, Picture]:
-    """One scene in the colours of every picture of its dataset, per modality it has."""
-    pictures: dict[str, Picture] = {}
-    if views.rgb is not None:
-        pictures["rgb"] = rgb_image(np.nan_to_num(views.rgb[scene]))
-    if views.depth_m is not None and info.depth is not None:
-        depth_m = views.depth_m[scene]
-        pictures["depth"] = depth_image(depth_m, np.isfinite(depth_m), *depth_range_m(info.depth))
-    if views.labels is not None:
-        pictures["seg"] = seg_image(views.labels[scene])
-    return pictures
 
 
 def draw_tiles(traversal: Traversal, kl_nats: float, note: str, info: DatasetInfo) -> Iterator[Image.Image]:
@@ -57,14 +39,13 @@ def draw_tiles(traversal: Traversal, kl_nats: float, note: str, info: DatasetInf
 
 def draw_overview(traversals: Sequence[Traversal], info: DatasetInfo, title: str) -> Image.Image:
     """A row per latent, first anchor; a column per position, in each modality."""
-    modalities = [name for name in MODALITIES if name in scene_pictures(traversals[0].views[0], 0, info)]
+    modalities = list(scene_pictures(traversals[0].views[0], 0, info))
     steps = len(traversals[0].positions)
     ends = ("low", *[""] * (steps - 2), "high")
-    captions = {"rgb": "RGB", "depth": "depth", "seg": "segmentation"}
     rows = [
         Row(
             tuple(
-                Tile(scene_pictures(traversal.views[0], step, info)[name])
+                scene_tile(traversal.views[0], step, name, info)
                 for name in modalities
                 for step in range(steps)
             ),
@@ -72,7 +53,7 @@ def draw_overview(traversals: Sequence[Traversal], info: DatasetInfo, title: str
         )
         for traversal in traversals
     ]
-    columns = [Columns(ends, captions[name]) for name in modalities]
+    columns = [Columns(ends, CAPTIONS[name]) for name in modalities]
     return draw_grid(rows, columns, scene_legend(info), title, tile_px=STRIP_PX)
 
 

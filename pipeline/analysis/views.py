@@ -1,13 +1,12 @@
 """Scenes as a person sees them, real or decoded: colours, metres and class labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from pipeline.data.batch import Batch
-from pipeline.data.modality import IGNORE_INDEX
-from pipeline.models.autoencoder import Decoded, SharedLatentAutoencoder
+from pipeline.data.modality import IGNORE_INDEX, Sample
 
 
 @dataclass(frozen=True)
@@ -47,27 +46,24 @@ def joined(parts: list[Views]) -> Views:
     )
 
 
-def batch_views(batch: Batch) -> Views:
-    """Real scenes; what is absent or has no value is unknown."""
-    rgb = depth_m = labels = None
-    if modality := batch.modalities.get("rgb"):
-        rgb = np.where(modality.valid[:, None].numpy(), modality.value.numpy(), np.float32(np.nan))
-    if modality := batch.modalities.get("depth"):
-        depth_m = np.where(modality.valid.numpy(), modality.value[:, 0].numpy(), np.float32(np.nan))
-    if modality := batch.modalities.get("seg"):
-        labels = np.where(modality.valid.numpy(), modality.value.numpy(), IGNORE_INDEX).astype(np.uint8)
-    return Views(rgb, depth_m, labels)
+def sample_views(samples: Sequence[Sample], size: int) -> Views:
+    """Real scenes as they are stored, each modality of them; what a sample lacks is unknown.
 
-
-def decoded_views(model: SharedLatentAutoencoder, decoded: Decoded) -> Views:
-    """The likelihoods' locations; each pixel's label is its most probable class."""
-    rgb = depth_m = labels = None
-    if decoded.rgb is not None:
-        rgb = decoded.rgb.clamp(0.0, 1.0).float().cpu().numpy()
-    if decoded.depth is not None:
-        depth_m = model.to_metres(decoded.depth)[:, 0].float().cpu().numpy()
-    if decoded.seg is not None:
-        labels = decoded.seg.argmax(dim=1).cpu().numpy().astype(np.uint8)
+    Args:
+        samples: At least one.
+        size: Height and width of every sample.
+    """
+    count = len(samples)
+    rgb = np.full((count, 3, size, size), np.nan, np.float32)
+    depth_m = np.full((count, size, size), np.nan, np.float32)
+    labels = np.full((count, size, size), IGNORE_INDEX, np.uint8)
+    for row, sample in enumerate(samples):
+        if sample.rgb is not None:
+            rgb[row] = sample.rgb.transpose(2, 0, 1).astype(np.float32) / np.float32(255.0)
+        if sample.depth is not None:
+            depth_m[row] = sample.depth
+        if sample.seg is not None:
+            labels[row] = sample.seg
     return Views(rgb, depth_m, labels)
 
 
