@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config.section import Count, Positive, Section, without_effect
+from pipeline.config.section import Count, Fraction, Positive, Section, without_effect
 from pipeline.config.sources import Source
 
 
@@ -19,6 +19,17 @@ class HeldOut(Section):
     """Every sample in which one of these classes has a labelled pixel is held out."""
     limit: Positive | None = None
     """Most held-out scenes that a built-in source renders, the first drawn; null: all of them."""
+
+
+class Encodings(Section):
+    """How each modality is stored. auto: what `data.encoding: auto` takes for it."""
+
+    rgb: Literal["auto", "npy", "npy.zst", "png", "jpg"] = "auto"
+    """npy (fast to read), npy.zst, png (small), or jpg, which alone loses something."""
+    depth: Literal["auto", "npy", "npy.zst", "png"] = "auto"
+    """npy or npy.zst: float32 metres as they are; png: whole numbers of the source's unit."""
+    seg: Literal["auto", "npy", "npy.zst", "png"] = "auto"
+    """All of them keep every label."""
 
 
 class Data(Section):
@@ -38,7 +49,13 @@ class Data(Section):
     """What is kept apart for few-shot adaptation."""
     shard_samples: Positive = 1000
     """Samples per tar file."""
-    encoding: Literal["auto", "npy", "png"] = "auto"
-    """How arrays are stored: npy (fast) or png (small). auto: npy up to 64 px, png above."""
+    encoding: Literal["auto", "npy", "png"] | Encodings = "auto"
+    """How arrays are stored: npy (fast), png (small), or a choice per modality. auto: by size, and lossless."""
+    duplicates: Literal["exact", "perceptual", "off"] = "exact"
+    """Which pictures that are in several splits are refused outside test: equal ones, alike ones too, or none."""
+    max_bad_fraction: Fraction = without_effect(0.1)
+    """Stop when more than this share of the samples is refused."""
+    strict: bool = without_effect(False)
+    """Stop at the first sample that is refused; `--strict` says the same."""
     workers: Count = without_effect(0)
     """Processes that read or render; 0 takes one per processor."""

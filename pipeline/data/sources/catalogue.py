@@ -50,7 +50,9 @@ class Catalogue:
         load: Makes the samples of some entries.
         class_names: In the order of the labels; None if they are known only from the labels.
         factors: What every sample is known by.
-        depth_scale_m: Metres per unit of a depth PNG that loses nothing this source can hold.
+        depth_scale_m: Metres per unit of a depth PNG.
+        whole_depth: Whether every depth is a whole number of those units below 65536, so that a depth PNG
+            loses nothing.
         rendered: Whether we made the scenes ourselves, so that there is nothing to suspect.
         description: For `dataset.json`.
         notes: What a person should know before it starts.
@@ -62,6 +64,7 @@ class Catalogue:
     class_names: tuple[str, ...] | None
     factors: tuple[Factor, ...] = ()
     depth_scale_m: float = 0.001
+    whole_depth: bool = False
     rendered: bool = False
     description: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
