@@ -172,6 +172,10 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
         parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     if command == "status":
         parser.add_argument("--json", action="store_true", help="for programs")
+    if command == "ui":
+        parser.add_argument(
+            "--port", metavar="N", type=_port, help="where to serve (default: the first free one from 5000)"
+        )
     if command == "config":
         parser.add_argument("--help-fields", action="store_true", help="every field: type, default, meaning")
 
@@ -180,6 +184,13 @@ def _positive(text: str) -> int:
     number = int(text) if text.isdigit() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if not 1 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; ports are 1 to 65535")
     return number
 
 

@@ -108,7 +108,7 @@ def ui(arguments: argparse.Namespace) -> int:
     from pipeline.orchestration.mlflow_ui import serve
 
     config = load_config(arguments.config, arguments.overrides) if arguments.config else None
-    return serve(_root(arguments), config)
+    return serve(_root(arguments), config, arguments.port)
 
 
 def sync(arguments: argparse.Namespace) -> int:

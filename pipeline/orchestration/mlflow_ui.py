@@ -28,13 +28,13 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RUNS_SHOWN = 5
 
 
-def serve(root: Path, config: Config | None = None, port: int = UI_PORT) -> int:
+def serve(root: Path, config: Config | None = None, port: int | None = None) -> int:
     """Show the runs under a root until interrupted; with a server elsewhere, only print its links.
 
     Args:
         root: The directory all runs live under.
         config: Links of this run alone; None: of the newest runs.
-        port: The first port to try; later ones are tried when it is taken.
+        port: Where to serve; None: the first free one from 5000.
 
     Returns:
         The exit code: 0 when ended by the user.
@@ -51,7 +51,7 @@ def serve(root: Path, config: Config | None = None, port: int = UI_PORT) -> int:
             f"no runs in MLflow yet under {root}; start one with `{command_name()} run CONFIG`, or upload "
             f"finished ones with `{command_name()} sync CONFIG`"
         )
-    free = _free_port(port)
+    free = _free_port(UI_PORT, PORTS_TRIED) if port is None else _free_port(port, 1)
     print(f"MLflow starts on port {free} ...", flush=True)
     try:
         with _server(target, root, free) as process:
@@ -134,16 +134,22 @@ def _terminated_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _free_port(first: int) -> int:
-    for port in range(first, first + PORTS_TRIED):
+def _free_port(first: int, tried: int) -> int:
+    last = first + tried - 1
+    for port in range(first, last + 1):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
+            except PermissionError:
+                raise InputError(
+                    f"port {port} needs special rights; choose one from 1024 with --port"
+                ) from None
             except OSError:
                 continue
             return port
-    raise InputError(f"ports {first} to {first + PORTS_TRIED - 1} are all taken; choose another with --port")
+    taken = f"port {first} is taken" if tried == 1 else f"ports {first} to {last} are all taken"
+    raise InputError(f"{taken}; choose another with --port")
 
 
 def _print_links(target: Target, base: str, root: Path, config: Config | None) -> None:

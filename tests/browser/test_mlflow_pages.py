@@ -63,9 +63,7 @@ def links(root: Path) -> Iterator[dict[str, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    script = "import sys; from pathlib import Path; from pipeline.orchestration.mlflow_ui import serve\n"
-    script += "sys.exit(serve(Path(sys.argv[1]), port=int(sys.argv[2])))"
-    command = [sys.executable, "-c", script, root, str(port)]
+    command = [sys.executable, "-m", "stages", "ui", "--root", str(root), "--port", str(port)]
     found = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
