@@ -24,7 +24,8 @@ from pipeline.analysis.grid import save_png
 from pipeline.analysis.views import Views
 from pipeline.config.schema import Evaluate
 from pipeline.data.batch import Batch
-from pipeline.data.loader.dataset import ShardedDataset, sequential_batches
+from pipeline.data.loader.batches import sequential_batches
+from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.errors import InputError
 from pipeline.metrics.constant import constant_scene
 from pipeline.metrics.fidelity import Fidelity, predict

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline.config.schema import Model, Objective
 from pipeline.config.training import Train
-from pipeline.data.loader.dataset import ShardedDataset, training_batches
+from pipeline.data.loader.batches import training_batches
+from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.errors import InputError
 from pipeline.models.autoencoder import build_autoencoder
 from pipeline.models.pretrained import save_pretrained

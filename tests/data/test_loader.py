@@ -12,7 +12,8 @@ import torch
 from small_dataset import CLASSES, SIZE, sample, write
 
 from pipeline.data.batch import Batch
-from pipeline.data.loader.dataset import ShardedDataset, sequential_batches, training_batches
+from pipeline.data.loader.batches import sequential_batches, training_batches
+from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.loader.prefetch import prefetched
 from pipeline.data.shards.dataset import write_dataset
 from pipeline.errors import InputError
