@@ -39,6 +39,11 @@ class Data(Section):
     """Where samples come from."""
     image_size: Literal[32, 64, 128, 256] = 64
     """Height and width in pixels; images are centre-cropped to a square and resized."""
+    exif: Literal["refuse", "apply", "ignore"] = "refuse"
+    """Pictures whose EXIF says that they are to be turned: refuse the sample, turn all its modalities alike,
+    or take all as stored."""
+    seg_resize: Literal["nearest", "majority"] = "nearest"
+    """The label of a pixel made smaller: that in the middle of its area, or the most frequent one."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Share of samples for testing, unless the source gives explicit splits."""
     block: Positive = 1

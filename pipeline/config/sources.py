@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.config.section import Count, Fraction, Positive, PositiveFloat, Section
+from pipeline.config.pictures import DepthSection, SegSection
+from pipeline.config.section import Count, Fraction, Positive, Section
 
 
 class RoomsSource(Section):
@@ -51,28 +52,22 @@ class FolderRgb(Section):
     """Removed from the end of a file's stem before it is matched (`_rgb` for `0001_rgb.jpg`)."""
 
 
-class FolderDepth(Section):
+class FolderDepth(DepthSection):
     """Where the depth maps are and what a stored number means."""
 
     directory: str = "depth"
     """Folder under `root`; files in sub-folders belong to it too."""
     suffix: str = ""
     """Removed from the end of a file's stem before it is matched."""
-    unit: Literal["m", "cm", "mm", "0.1mm"] | PositiveFloat
-    """What one stored unit is: a name, or its length in metres. Mandatory: it is never guessed."""
-    invalid: float = 0.0
-    """The stored value that means no measurement; NaN and infinity always do."""
 
 
-class FolderSeg(Section):
+class FolderSeg(SegSection):
     """Where the label maps are and what their values mean."""
 
     directory: str = "seg"
     """Folder under `root`; files in sub-folders belong to it too."""
     suffix: str = ""
     """Removed from the end of a file's stem before it is matched."""
-    ignore: Annotated[int, Field(ge=0, le=255)] = 255
-    """The stored value that means no label."""
 
 
 class FolderSource(Section):

@@ -113,7 +113,8 @@ def test_depth_unit_is_mandatory_and_explains_itself(tmp_path: Path) -> None:
         "a.yaml:3: data.source.depth.unit: missing, and it has no default (What one stored unit is"
     )
     (wrong,) = mistakes(tmp_path, folder % "unit: inch")
-    assert wrong == 'a.yaml:3: data.source.depth.unit: must be m | cm | mm | 0.1mm | float > 0, not "inch"'
+    units = "m | cm | mm | 0.1mm | tum | kitti | cityscapes | float > 0"
+    assert wrong == f'a.yaml:3: data.source.depth.unit: must be {units}, not "inch"'
     config = load_config(write(tmp_path, folder % "unit: 0.00025"))
     assert isinstance(config.data.source, FolderSource)
     assert config.data.source.depth is not None
@@ -214,7 +215,8 @@ def test_every_field_is_documented_in_words_a_person_can_type() -> None:
     fields = {key: (kind, default, text) for key, kind, default, text in field_help()}
     assert all(text.endswith(".") for _, _, text in fields.values())
     assert fields["train.batch"][:2] == ("int > 0", "64")
-    assert fields["data.source(folder).depth.unit"][:2] == ("m | cm | mm | 0.1mm | float > 0", "required")
+    unit = "m | cm | mm | 0.1mm | tum | kitti | cityscapes | float > 0"
+    assert fields["data.source(folder).depth.unit"][:2] == (unit, "required")
     assert fields["model.prior_expert"][0] == "none | full | all | null"
     assert not any(
         word in kind

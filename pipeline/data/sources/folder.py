@@ -9,21 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.config.data import Data
 from pipeline.config.sources import FolderSource
 from pipeline.data.keys import natural, unique_keys
-from pipeline.data.modality import IGNORE_INDEX, MODALITIES, Sample, SplitName
-from pipeline.data.pictures.images import ARRAY_SUFFIX, Square, read_depth, read_rgb, read_seg
+from pipeline.data.modality import IGNORE_INDEX, Sample, SplitName
+from pipeline.data.pictures.assemble import Assembly, assembly_for
+from pipeline.data.pictures.files import read_picture
 from pipeline.data.refusal import Refused
 from pipeline.data.sources.catalogue import Catalogue, OneByOne
 from pipeline.data.sources.meta import Meta, read_meta
 from pipeline.data.sources.tree import Place, join_trees, leads_outside
 from pipeline.data.splits import held_out_values, split_by_blocks
 from pipeline.errors import InputError
-
-UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "0.1mm": 0.0001}
 
 _ARRAY_DEPTH_SCALE_M = 0.001
 
@@ -52,19 +49,11 @@ class FolderSamples:
 
     Attributes:
         root: Links that lead out of it are not followed.
-        unit_m: Metres per stored unit of depth.
-        invalid: Stored depth that means no measurement.
-        ignore: Stored label that means none.
-        classes: How many classes there are, if that is known.
-        image_size: Height and width to bring pictures to.
+        assembly: What becomes of their pictures.
     """
 
     root: Path
-    unit_m: float
-    invalid: float
-    ignore: int
-    classes: int | None
-    image_size: int
+    assembly: Assembly
 
     def __call__(self, entry: FolderEntry) -> Sample:
         """Load one sample.
@@ -72,37 +61,13 @@ class FolderSamples:
         Raises:
             Refused: If one of its files cannot be used, or they differ in size.
         """
-        files = entry.files
-        for path in files.values():
+        for path in entry.files.values():
             if leads_outside(path, self.root):
                 raise Refused(
                     "link", f"{path.name} is a link out of {self.root.name}", "put the file itself there"
                 )
-        rgb = read_rgb(files["rgb"]) if "rgb" in files else None
-        depth = read_depth(files["depth"], self.unit_m, self.invalid) if "depth" in files else None
-        seg = read_seg(files["seg"], self.ignore, self.classes) if "seg" in files else None
-        sizes = {m: a.shape[:2] for m, a in zip(MODALITIES, (rgb, depth, seg), strict=True) if a is not None}
-        if len(set(sizes.values())) > 1:
-            listed = ", ".join(
-                f"{modality} is {width} x {height}" for modality, (height, width) in sizes.items()
-            )
-            raise Refused("size_mismatch", listed, "export all modalities of a view at the same size")
-        height, width = next(iter(sizes.values()))
-        square = Square(height, width, self.image_size)
-        depth = None if depth is None else square.depth(depth)
-        if depth is not None and np.isnan(depth).all():
-            raise Refused(
-                "no_valid_depth",
-                f"{files['depth'].name}: no pixel of the centred square has a depth",
-                "leave the depth file out, or check data.source.depth.invalid",
-            )
-        return Sample(
-            key=entry.key,
-            rgb=None if rgb is None else square.rgb(rgb),
-            depth=depth,
-            seg=None if seg is None else square.seg(seg),
-            origin=entry.name,
-        )
+        pictures = {modality: read_picture(path) for modality, path in entry.files.items()}
+        return self.assembly.sample(entry.key, entry.name, pictures)
 
 
 def open_folder(config: Data, source: FolderSource) -> Catalogue:
@@ -126,28 +91,16 @@ def open_folder(config: Data, source: FolderSource) -> Catalogue:
         notes += note
     else:
         splits = split_by_blocks(len(names), config.block, config.test_fraction, config.split_seed)
-    unit = None if source.depth is None else source.depth.unit
-    unit_m = UNITS_M[unit] if isinstance(unit, str) else unit or 1.0
-    arrays = any(
-        files[name]["depth"].suffix.lower() == ARRAY_SUFFIX for name in names if "depth" in files[name]
-    )
+    assembly = assembly_for(config, source.depth, source.seg, classes)
+    arrays = any(files[name]["depth"].suffix.lower() == ".npy" for name in names if "depth" in files[name])
     return Catalogue(
         entries=[
             FolderEntry(key, name, files[name]) for key, name in zip(unique_keys(names), names, strict=True)
         ],
         splits=splits,
-        load=OneByOne(
-            FolderSamples(
-                root=source.root.resolve(),
-                unit_m=unit_m,
-                invalid=0.0 if source.depth is None else source.depth.invalid,
-                ignore=IGNORE_INDEX if source.seg is None else source.seg.ignore,
-                classes=len(classes) or None,
-                image_size=config.image_size,
-            )
-        ),
-        class_names=classes or None,
-        depth_scale_m=_ARRAY_DEPTH_SCALE_M if arrays or unit is None else unit_m,
+        load=OneByOne(FolderSamples(source.root.resolve(), assembly)),
+        class_names=assembly.class_names,
+        depth_scale_m=_ARRAY_DEPTH_SCALE_M if arrays else assembly.depth_scale_m,
         description=source.model_dump(mode="json", exclude={"root"}),
         notes=tuple(notes),
     )

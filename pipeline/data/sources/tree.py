@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.pictures.images import ARRAY_SUFFIX, IMAGE_SUFFIXES
+from pipeline.data.pictures.files import SUFFIXES
 from pipeline.errors import InputError
 
 _EXAMPLES = 3
@@ -73,7 +73,7 @@ def _tree(root: Path, place: Place) -> dict[str, Path]:
     passed_over: Counter[str] = Counter()
     other_stems = []
     for path in _files(directory):
-        if path.suffix.lower() not in (*IMAGE_SUFFIXES, ARRAY_SUFFIX):
+        if path.suffix.lower() not in SUFFIXES:
             passed_over[path.suffix.lower() or "(none)"] += 1
             continue
         stem = path.relative_to(directory).with_suffix("").as_posix()

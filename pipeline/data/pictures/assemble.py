@@ -1,0 +1,113 @@
+"""From the pictures of one view to a sample: aligned, checked, at the dataset's size."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pipeline.config.data import Data
+from pipeline.config.pictures import DepthSection, SegSection
+from pipeline.data.modality import MODALITIES, Sample
+from pipeline.data.pictures.depth import DepthReading, depth_m, depth_reading
+from pipeline.data.pictures.files import Picture
+from pipeline.data.pictures.labels import LabelReading, class_indices, label_reading
+from pipeline.data.pictures.rgb import colours
+from pipeline.data.pictures.square import Square
+from pipeline.data.refusal import Refused
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """How the pictures of one view become a sample; the same for all of a source, and picklable.
+
+    Attributes:
+        depth: What stored depth means; None where there is none.
+        seg: What stored labels mean; None where there are none.
+        image_size: Height and width of a sample.
+        exif: Whether pictures that want to be turned are refused, turned, or taken as stored.
+        seg_resize: Whether a label is the one in the middle of a pixel's area or its most frequent one.
+        class_names: In the order of the labels; None if they are known only from the labels.
+    """
+
+    depth: DepthReading | None
+    seg: LabelReading | None
+    image_size: int
+    exif: Literal["refuse", "apply", "ignore"] = "refuse"
+    seg_resize: Literal["nearest", "majority"] = "nearest"
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def depth_scale_m(self) -> float:
+        """Metres per unit of a depth PNG that loses nothing stored as integers."""
+        return 0.001 if self.depth is None else self.depth.scale_m
+
+    def sample(
+        self,
+        key: str,
+        origin: str,
+        pictures: Mapping[str, Picture],
+        factors: dict[str, int] | None = None,
+    ) -> Sample:
+        """The sample of one view.
+
+        Args:
+            key: Its unique name.
+            origin: What its owner calls it.
+            pictures: One per modality that it has.
+            factors: Index of each known factor's value.
+
+        Raises:
+            Refused: If one of the pictures cannot be used, or they do not fit each other.
+        """
+        height, width = _common_size(pictures)
+        square = Square(height, width, self.image_size)
+        rgb = square.rgb(colours(pictures["rgb"])) if "rgb" in pictures else None
+        depth = seg = None
+        if "depth" in pictures:
+            assert self.depth is not None
+            depth = square.depth(depth_m(pictures["depth"], self.depth))
+            if np.isnan(depth).all():
+                raise Refused(
+                    "no_valid_depth",
+                    f"{pictures['depth'].name}: no pixel of the centred square has a depth",
+                    "leave the depth out, or check what the depth section calls invalid",
+                )
+        if "seg" in pictures:
+            assert self.seg is not None
+            seg = square.seg(class_indices(pictures["seg"], self.seg))
+        return Sample(key=key, rgb=rgb, depth=depth, seg=seg, factors=factors, origin=origin)
+
+
+def assembly_for(
+    config: Data, depth: DepthSection | None, seg: SegSection | None, class_names: Sequence[str] | None
+) -> Assembly:
+    """How a source's pictures become samples.
+
+    Args:
+        config: Size and what is done with turned pictures.
+        depth: What stored depth means; None if the source has none.
+        seg: What stored labels mean; None if the source has none.
+        class_names: Of the stored values, in their order; None or empty if they have no names.
+
+    Raises:
+        InputError: If a name in the sections is not that of a class.
+    """
+    reading, names = (None, None) if seg is None else label_reading(seg, class_names)
+    return Assembly(
+        None if depth is None else depth_reading(depth),
+        reading,
+        config.image_size,
+        config.exif,
+        config.seg_resize,
+        names,
+    )
+
+
+def _common_size(pictures: Mapping[str, Picture]) -> tuple[int, int]:
+    sizes = {m: pictures[m].array.shape[:2] for m in MODALITIES if m in pictures}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{m} is {width} x {height}" for m, (height, width) in sizes.items())
+        raise Refused("size_mismatch", listed, "export all modalities of a view at the same size")
+    height, width = next(iter(sizes.values()))
+    return height, width
