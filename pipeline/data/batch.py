@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
+
+from pipeline.data.modality import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,65 @@ class Batch:
     def present(self) -> Bool[Tensor, "modality batch"]:
         """Which row has which modality."""
         return torch.stack([modality.present for modality in self.modalities.values()])
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Aligned samples as they are stored: a quarter of the memory, and of the way to a GPU.
+
+    Attributes:
+        value: rgb uint8 (batch height width 3); depth float32 metres, NaN where invalid (batch height
+            width); seg uint8, 255 where there is no label (batch height width).
+        has: False where a row lacks the modality.
+        key: As in `Batch`, like `index` and `factors`.
+    """
+
+    value: dict[str, Shaped[Tensor, "batch ..."]]
+    has: dict[str, Bool[Tensor, " batch"]]
+    key: tuple[str, ...]
+    index: Int[Tensor, " batch"]
+    factors: Int[Tensor, "batch factor"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def present(self) -> Bool[Tensor, "modality batch"]:
+        """Which row has which modality."""
+        return torch.stack(list(self.has.values()))
+
+    def unpack(self) -> Batch:
+        """The same samples as the model takes them."""
+        return self.to("cpu")
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Move to a device and unpack there."""
+        modalities = {
+            name: _UNPACK[name](value.to(device, non_blocking=True), self.has[name].to(device))
+            for name, value in self.value.items()
+        }
+        return Batch(modalities, self.key, self.index.to(device), self.factors)
+
+
+def _unpack_rgb(
+    stored: UInt8[Tensor, "batch height width 3"], present: Bool[Tensor, " batch"]
+) -> ModalityBatch:
+    value = torch.empty(stored.permute(0, 3, 1, 2).shape, dtype=torch.float32, device=stored.device)
+    value.copy_(stored.permute(0, 3, 1, 2)).div_(255)
+    valid = present[:, None, None].expand(stored.shape[:3]).contiguous()
+    return ModalityBatch(value, present.clone(), valid)
+
+
+def _unpack_depth(
+    stored: Float[Tensor, "batch height width"], present: Bool[Tensor, " batch"]
+) -> ModalityBatch:
+    valid = stored.isfinite()
+    return ModalityBatch(torch.where(valid, stored, 0.0)[:, None], present.clone(), valid)
+
+
+def _unpack_seg(
+    stored: UInt8[Tensor, "batch height width"], present: Bool[Tensor, " batch"]
+) -> ModalityBatch:
+    return ModalityBatch(stored.long(), present.clone(), stored != IGNORE_INDEX)
+
+
+_UNPACK = {"rgb": _unpack_rgb, "depth": _unpack_depth, "seg": _unpack_seg}

@@ -1,0 +1,133 @@
+"""The arrays of a batch in one flat piece of memory, which processes may share and batches reuse."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from threading import Lock
+from typing import Any
+from weakref import finalize
+
+import numpy as np
+from jaxtyping import Bool, Shaped, UInt8
+
+from pipeline.data.modality import IGNORE_INDEX
+
+LONGEST_KEY = 80
+ABSENT: dict[str, float] = {"rgb": 0, "depth": np.nan, "seg": IGNORE_INDEX}
+"""What fills a row that lacks a modality."""
+
+_ALIGNMENT = 64
+_DTYPES = {"rgb": np.dtype(np.uint8), "depth": np.dtype(np.float32), "seg": np.dtype(np.uint8)}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a sample looks like in memory.
+
+    Attributes:
+        modalities: In the order rgb, depth, seg.
+        image_size: Height and width.
+    """
+
+    modalities: tuple[str, ...]
+    image_size: int
+
+    def shape(self, modality: str) -> tuple[int, ...]:
+        """Of one picture."""
+        size = self.image_size
+        return (size, size, 3) if modality == "rgb" else (size, size)
+
+    def dtype(self, modality: str) -> np.dtype[Any]:
+        """Of one value."""
+        return _DTYPES[modality]
+
+    def sample_bytes(self) -> int:
+        """Memory of one decoded sample, its key included."""
+        pictures = sum(prod(self.shape(m)) * self.dtype(m).itemsize + 1 for m in self.modalities)
+        return pictures + LONGEST_KEY
+
+    def bytes_for(self, rows: int) -> int:
+        """Memory of so many samples."""
+        return sum(size for *_, size in self._parts(rows))
+
+    def arrays(self, memory: Any, rows: int) -> "Arrays":
+        """Views of a piece of memory of `bytes_for(rows)` bytes."""
+        flat: UInt8[np.ndarray, " byte"] = np.frombuffer(memory, np.uint8)
+        views, start = {}, 0
+        for name, dtype, shape, size in self._parts(rows):
+            used = prod(shape) * dtype.itemsize
+            views[name] = flat[start : start + used].view(dtype).reshape(shape)
+            start += size
+        return Arrays(
+            value={m: views[m] for m in self.modalities},
+            present={m: views[f"has {m}"] for m in self.modalities},
+            key=views["key"],
+            memory=flat,
+        )
+
+    def _parts(self, rows: int) -> list[tuple[str, np.dtype[Any], tuple[int, ...], int]]:
+        parts = [(m, self.dtype(m), (rows, *self.shape(m))) for m in self.modalities]
+        parts += [(f"has {m}", np.dtype(bool), (rows,)) for m in self.modalities]
+        parts += [("key", np.dtype((np.bytes_, LONGEST_KEY)), (rows,))]
+        return [
+            (name, dtype, shape, -(-prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT)
+            for name, dtype, shape in parts
+        ]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Decoded samples side by side.
+
+    Attributes:
+        value: rgb uint8 (row height width 3), depth float32 metres with NaN where invalid (row height
+            width), seg uint8 with 255 where there is no label (row height width).
+        present: False where a row lacks the modality; it is filled with 0, NaN or 255.
+        key: Names of the samples.
+        memory: What all of these are views of.
+    """
+
+    value: dict[str, Shaped[np.ndarray, "row ..."]]
+    present: dict[str, Bool[np.ndarray, " row"]]
+    key: Shaped[np.ndarray, " row"]
+    memory: UInt8[np.ndarray, " byte"]
+
+    def lacks(self, modality: str, row: int) -> None:
+        """Fill a row that lacks a modality."""
+        self.present[modality][row] = False
+        self.value[modality][row] = ABSENT[modality]
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the samples as text."""
+        return tuple(key.decode("ascii") for key in self.key.tolist())
+
+
+class Slots:
+    """Pieces of memory that are used again once nobody looks at the arrays made of them."""
+
+    def __init__(self, memories: Sequence[Any]) -> None:
+        self._memories = memories
+        self._free = list(range(len(memories)))
+        self._lock = Lock()
+
+    def take(self) -> int | None:
+        """A free slot, or None."""
+        with self._lock:
+            return self._free.pop() if self._free else None
+
+    def give_back(self, slot: int) -> None:
+        """Make a slot free again."""
+        with self._lock:
+            self._free.append(slot)
+
+    def free(self) -> int:
+        """How many slots are free."""
+        return len(self._free)
+
+    def arrays(self, layout: Layout, rows: int, slot: int, *, owned: bool) -> Arrays:
+        """The arrays of a slot; an owned slot becomes free when the last view of them is gone."""
+        arrays = layout.arrays(self._memories[slot], rows)
+        if owned:
+            release: Callable[[int], None] = self.give_back
+            finalize(arrays.memory, release, slot)
+        return arrays

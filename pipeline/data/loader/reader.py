@@ -1,0 +1,141 @@
+"""From places in tars to arrays, without a copy where the tar holds the arrays themselves.
+
+Needs neither torch nor the index, so that a worker process is small. One system call reads a sample's
+members straight into the batch and what lies between them (tar headers, npy headers) aside; those say
+whether it is the sample that the index means.
+"""
+
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from pipeline.data.loader.arrays import LONGEST_KEY, Arrays, Layout
+from pipeline.data.loader.files import ShardFiles
+from pipeline.data.loader.rows import BLOCK, Places
+from pipeline.data.shards.members import decode, npy_header
+from pipeline.errors import InputError
+
+_NAME_BYTES, _SIZE_AT, _SIZE_BYTES = 100, 124, 11
+
+
+@dataclass(frozen=True)
+class Store:
+    """What it takes to read the samples of one dataset.
+
+    Attributes:
+        files: Its tars.
+        layout: What its samples look like.
+        suffix: How each modality is stored (`npy`, `png`, ...).
+        depth_scale_m: Metres per unit of a depth PNG.
+    """
+
+    files: ShardFiles
+    layout: Layout
+    suffix: dict[str, str]
+    depth_scale_m: float
+
+
+@dataclass
+class Reader:
+    """Reads samples of one dataset. Safe to share among threads.
+
+    Attributes:
+        store: What is read.
+    """
+
+    store: Store
+    _plain: dict[str, bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        layout = self.store.layout
+        self._plain = {
+            m: npy_header(layout.dtype(m), layout.shape(m))
+            for m in layout.modalities
+            if self.store.suffix[m] == "npy"
+        }
+
+    def fill(self, places: Places, arrays: Arrays, rows: Sequence[int] | Int64[np.ndarray, " row"]) -> None:
+        """Read samples into some rows of a batch.
+
+        Raises:
+            InputError: If a tar cannot be read, does not hold what the index says, or cannot be decoded.
+        """
+        shards, firsts, checks = places.shard.tolist(), places.first.tolist(), places.check.tolist()
+        offsets = {m: places.offset[m].tolist() for m in places.offset}
+        sizes = {m: places.size[m].tolist() for m in places.size}
+        for number, row in enumerate(rows):
+            parts = [
+                (offsets[m][number], sizes[m][number], m) for m in offsets if offsets[m][number] >= 0
+            ]
+            parts.sort()
+            for modality in arrays.value:
+                if modality not in offsets or offsets[modality][number] < 0:
+                    arrays.lacks(modality, row)
+            name = self._read(shards[number], firsts[number], parts, arrays, row)
+            key, _, rest = name.partition(b".")
+            if zlib.crc32(key) != checks[number] or not rest.startswith(parts[0][2].encode()):
+                raise InputError(
+                    f"{self.store.files.name(shards[number])}: byte {firsts[number]} begins "
+                    f"{name.decode(errors='replace')!r}, which is not what the index says; "
+                    "write the dataset again"
+                )
+            arrays.key[row] = key
+
+    def _read(
+        self, shard: int, first: int, parts: list[tuple[int, int, str]], arrays: Arrays, row: int
+    ) -> bytes:
+        """Read one sample; the name of its first member."""
+        pieces: list[Any] = []
+        between: list[tuple[bytearray, bytes]] = []
+        at, end, plain = first - BLOCK, first - BLOCK, True
+        for offset, size, modality in parts:
+            header = self._plain.get(modality)
+            target = arrays.value[modality][row]
+            if header is None or size != len(header) + target.nbytes:
+                plain = False
+            gap = bytearray(offset - end + len(header or b""))
+            between.append((gap, header or b""))
+            pieces += (gap, target)
+            end = offset + size
+        if plain:
+            self.store.files.read_into(shard, pieces, at, end - at)
+            plain = all(gap.endswith(header) for gap, header in between)
+            opening = bytes(between[0][0][:BLOCK])
+        if not plain:
+            content = self.store.files.read(shard, at, end - at)
+            opening = content[:BLOCK]
+            for offset, size, modality in parts:
+                array = self._decoded(shard, opening, modality, content[offset - at : offset - at + size])
+                arrays.value[modality][row] = array
+        for _, _, modality in parts:
+            arrays.present[modality][row] = True
+        return _member_name(opening, parts[0][1])
+
+    def _decoded(self, shard: int, opening: bytes, modality: str, content: bytes) -> Any:
+        store = self.store
+        try:
+            array = decode(modality, store.suffix[modality], content, store.depth_scale_m)
+        except Exception as error:
+            raise InputError(
+                f"{self._where(shard, opening, modality)}: cannot be decoded ({error}); write the dataset again"
+            ) from error
+        shape = store.layout.shape(modality)
+        if array.shape != shape:
+            raise InputError(f"{self._where(shard, opening, modality)}: shape {array.shape}, not {shape}")
+        return array
+
+    def _where(self, shard: int, opening: bytes, modality: str) -> str:
+        key = opening[:_NAME_BYTES].partition(b".")[0].decode(errors="replace")
+        return f"{self.store.files.name(shard)}, key {key}, {modality}"
+
+
+def _member_name(header: bytes, size: int) -> bytes:
+    """The name in a tar header, or nothing if it is not the header of a member of that size."""
+    if header[_SIZE_AT : _SIZE_AT + _SIZE_BYTES] != b"%011o" % size:
+        return b""
+    return header[:_NAME_BYTES].partition(b"\0")[0][: LONGEST_KEY + 20]
