@@ -9,12 +9,15 @@ import numpy as np
 from pipeline.config.data import Data
 from pipeline.config.pictures import DepthSection, SegSection
 from pipeline.data.modality import MODALITIES, Sample
+from pipeline.data.pictures.classes import label_reading
 from pipeline.data.pictures.depth import DepthReading, depth_m, depth_reading
-from pipeline.data.pictures.files import Picture
-from pipeline.data.pictures.labels import LabelReading, class_indices, label_reading
+from pipeline.data.pictures.labels import LabelReading, class_indices
+from pipeline.data.pictures.picture import Picture
 from pipeline.data.pictures.rgb import colours
-from pipeline.data.pictures.square import Square
+from pipeline.data.pictures.square import Square, turned
 from pipeline.data.refusal import Refused
+
+_FIRST_ON_ITS_SIDE = 5
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Assembly:
         depth: What stored depth means; None where there is none.
         seg: What stored labels mean; None where there are none.
         image_size: Height and width of a sample.
-        exif: Whether pictures that want to be turned are refused, turned, or taken as stored.
+        exif: Whether samples with a picture that wants to be turned are refused, turned, or taken as stored.
         seg_resize: Whether a label is the one in the middle of a pixel's area or its most frequent one.
         class_names: In the order of the labels; None if they are known only from the labels.
     """
@@ -61,12 +64,16 @@ class Assembly:
             Refused: If one of the pictures cannot be used, or they do not fit each other.
         """
         height, width = _common_size(pictures)
+        orientation = self._orientation(pictures)
+        if orientation >= _FIRST_ON_ITS_SIDE:
+            height, width = width, height
         square = Square(height, width, self.image_size)
-        rgb = square.rgb(colours(pictures["rgb"])) if "rgb" in pictures else None
-        depth = seg = None
+        rgb = depth = seg = None
+        if "rgb" in pictures:
+            rgb = square.rgb(turned(colours(pictures["rgb"]), orientation))
         if "depth" in pictures:
             assert self.depth is not None
-            depth = square.depth(depth_m(pictures["depth"], self.depth))
+            depth = square.depth(turned(depth_m(pictures["depth"], self.depth), orientation))
             if np.isnan(depth).all():
                 raise Refused(
                     "no_valid_depth",
@@ -75,8 +82,29 @@ class Assembly:
                 )
         if "seg" in pictures:
             assert self.seg is not None
-            seg = square.seg(class_indices(pictures["seg"], self.seg))
+            labels = turned(class_indices(pictures["seg"], self.seg), orientation)
+            seg = square.majority(labels) if self.seg_resize == "majority" else square.seg(labels)
         return Sample(key=key, rgb=rgb, depth=depth, seg=seg, factors=factors, origin=origin)
+
+    def _orientation(self, pictures: Mapping[str, Picture]) -> int:
+        """How all modalities are turned.
+
+        Raises:
+            Refused: If a picture wants to be turned and that is not allowed, or two want it differently.
+        """
+        wanted = {m: p.orientation for m, p in pictures.items() if p.orientation != 1}
+        if not wanted or self.exif == "ignore":
+            return 1
+        listed = ", ".join(f"{m} has EXIF orientation {wanted[m]}" for m in MODALITIES if m in wanted)
+        if self.exif == "refuse":
+            raise Refused(
+                "orientation",
+                f"{listed}; it is shown turned, but is depth, and are labels, stored the same way?",
+                "data.exif: apply turns all modalities alike, ignore takes all as stored",
+            )
+        if len(set(wanted.values())) > 1:
+            raise Refused("orientation", listed, "save the pictures upright, without EXIF orientation")
+        return next(iter(wanted.values()))
 
 
 def assembly_for(

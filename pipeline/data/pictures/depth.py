@@ -1,12 +1,13 @@
 """From stored depth to planar depth in metres."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float32, Float64, Shaped
+from jaxtyping import Bool, Float32, Float64, Shaped
 
 from pipeline.config.pictures import DepthSection
-from pipeline.data.pictures.files import Picture
+from pipeline.data.pictures.picture import Picture
 from pipeline.data.refusal import Refused
 
 UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "0.1mm": 0.0001, "tum": 1 / 5000, "kitti": 1 / 256}
@@ -14,6 +15,7 @@ UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "0.1mm": 0.0001, "tum": 1 / 5000, 
 _CITYSCAPES_UNIT_PX = 1 / 256
 _CITYSCAPES_OFFSET = 1
 _PLAIN_SCALE_M = 0.001
+_UINT16_VALUES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class DepthReading:
 
     Attributes:
         section: What its owner said.
-        unit: Metres per stored unit; pixels per stored unit of a disparity.
+        unit: Metres per stored unit; of a disparity, pixels.
         offset: Subtracted from a stored value first.
     """
 
@@ -32,8 +34,8 @@ class DepthReading:
 
     @property
     def scale_m(self) -> float:
-        """Metres per unit of a 16-bit PNG that loses nothing stored as integers."""
-        linear = self.section.encoding == "linear" and self.section.distance == "planar"
+        """Metres per unit of a 16-bit PNG that loses nothing stored as integers, where there is one."""
+        linear = self.section.encoding != "disparity" and self.section.distance == "planar"
         return self.unit if linear else _PLAIN_SCALE_M
 
 
@@ -48,72 +50,118 @@ def depth_m(picture: Picture, reading: DepthReading) -> Float32[np.ndarray, "hei
     """Planar depth in metres, NaN where there is no measurement.
 
     Raises:
-        Refused: If it is lossy or in colour, or a depth is negative, NaN or infinite without leave.
+        Refused: If it is lossy, in colour or of the wrong type, or a depth is negative, NaN or infinite
+            and the section does not say that this means no measurement.
     """
-    stored = _stored(picture)
-    valid = _valid(picture, stored, reading.section)
-    if reading.section.encoding == "sunrgbd":
-        stored = (stored >> 3) | (stored << 13)
-    value = np.where(valid, stored, 1).astype(np.float64)
-    if reading.section.encoding == "disparity":
-        disparity_px = (value - reading.offset) * reading.unit
-        valid &= disparity_px > 0
-        assert reading.section.focal_px is not None
-        assert reading.section.baseline_m is not None
-        depth = reading.section.focal_px * reading.section.baseline_m / np.where(valid, disparity_px, 1)
+    stored = _stored(picture, reading.section)
+    if stored.dtype in (np.uint8, np.uint16):
+        depth = _of_every_uint16(reading)[stored]
     else:
-        depth = value * reading.unit
+        depth = _metres(stored, _measured(picture, stored, reading.section), reading)
     if reading.section.distance == "ray":
-        depth /= ray_lengths(depth.shape[0], depth.shape[1], reading.section)
-    return np.where(valid, depth, np.nan).astype(np.float32)
+        depth = depth / ray_lengths(depth.shape[0], depth.shape[1], reading.section)
+    return depth
 
 
-def ray_lengths(height: int, width: int, section: DepthSection) -> Float64[np.ndarray, "height width"]:
+@lru_cache(maxsize=2)
+def ray_lengths(height: int, width: int, section: DepthSection) -> Float32[np.ndarray, "height width"]:
     """How long the line of sight of each pixel is where planar depth is 1.
 
-    Source: Hypersim (Roberts 2021, arXiv:2011.02523), distance from the optical centre to planar depth:
-        z = d * f / |(u - cx, v - cy, f)|, the principal point between the middle pixels.
+    Distance d becomes planar depth z = d f / |(u - cx, v - cy, f)|. Unless the section says otherwise, the
+    principal point (cx, cy) is in the middle of the picture.
+
+    Source: Hypersim (Roberts 2021, arXiv:2011.02523), whose depth is the distance to the optical centre.
     """
     assert section.focal_px is not None
     x, y = section.centre_px or ((width - 1) / 2, (height - 1) / 2)
     across = (np.arange(width) - x) / section.focal_px
     down = (np.arange(height) - y) / section.focal_px
-    return np.sqrt(1 + across[None, :] ** 2 + down[:, None] ** 2)
+    return np.sqrt(1 + across[None, :] ** 2 + down[:, None] ** 2).astype(np.float32)
 
 
-def _stored(picture: Picture) -> Shaped[np.ndarray, "height width"]:
-    if picture.format == "JPEG":
+@lru_cache(maxsize=4)
+def _of_every_uint16(reading: DepthReading) -> Float32[np.ndarray, " value"]:
+    """Metres by stored value, so that a picture of integers takes one look-up per pixel."""
+    stored = np.arange(_UINT16_VALUES, dtype=np.uint16)
+    return _metres(stored, ~_means_none(stored, reading.section), reading)
+
+
+def _metres(
+    stored: Shaped[np.ndarray, "*shape"], measured: Bool[np.ndarray, "*shape"], reading: DepthReading
+) -> Float32[np.ndarray, "*shape"]:
+    section = reading.section
+    if section.encoding == "sunrgbd":
+        stored = (stored >> 3) | (stored << 13)
+    value: Float64[np.ndarray, ...] = np.where(measured, stored, 1).astype(np.float64)
+    if section.encoding == "disparity":
+        assert section.focal_px is not None
+        assert section.baseline_m is not None
+        disparity_px = (value - reading.offset) * reading.unit
+        measured = measured & (disparity_px > 0)
+        metres = section.focal_px * section.baseline_m / np.where(measured, disparity_px, 1)
+    else:
+        metres = value * reading.unit
+    return np.where(measured, metres, np.nan).astype(np.float32)
+
+
+def _stored(picture: Picture, section: DepthSection) -> Shaped[np.ndarray, "height width"]:
+    if picture.lossy:
         raise Refused(
             "lossy_depth",
-            f"{picture.name}: a JPEG changes depth",
-            "save depth as 16-bit PNG, .npy or EXR from the original",
+            f"{picture.name}: {picture.what}: its compression changes depth",
+            "save depth anew from the original: 16-bit PNG, .npy or EXR without loss",
         )
     array = picture.array
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     if array.ndim != 2 or array.dtype.kind not in "uif" or picture.palette is not None:
         raise Refused(
             "wrong_channels",
-            f"{picture.name}: {picture.what}",
-            "save depth as one channel of numbers: 16-bit PNG or a .npy array",
+            f"{picture.name}: {picture.what}: not depth",
+            "save depth as one channel of numbers: 16-bit PNG, .npy or EXR",
+        )
+    if section.encoding == "sunrgbd" and array.dtype != np.uint16:
+        raise Refused(
+            "wrong_channels",
+            f"{picture.name}: {picture.what}: encoding sunrgbd rotates 16 bits",
+            "save depth as 16-bit PNG, or leave out encoding: sunrgbd",
         )
     return array
 
 
-def _valid(
-    picture: Picture, stored: Shaped[np.ndarray, "height width"], section: DepthSection
-) -> Shaped[np.ndarray, "height width"]:
-    valid = stored != 0
+def _means_none(stored: Shaped[np.ndarray, "*shape"], section: DepthSection) -> Bool[np.ndarray, "*shape"]:
+    """Where the stored value is one that means no measurement."""
+    none = stored == 0
     for value in section.invalid:
-        if not isinstance(value, str):
-            valid &= stored != value
-    checks = {"nan": np.isnan(stored), "inf": np.isinf(stored), "negative": stored < 0}
-    for name, found in checks.items():
-        found &= valid
-        if name not in section.invalid and found.any():
-            raise Refused(
-                "bad_depth",
-                f"{picture.name}: {int(found.sum())} pixels are {name}",
-                f"mend the file, or, if that means no measurement, add {name} to the depth's `invalid`",
-            )
-        valid &= ~found
-    return valid
+        match value:
+            case "nan":
+                none |= np.isnan(stored)
+            case "inf":
+                none |= np.isinf(stored)
+            case "negative":
+                none |= stored < 0
+            case _:
+                none |= stored == value
+    return none
+
+
+def _measured(
+    picture: Picture, stored: Shaped[np.ndarray, "height width"], section: DepthSection
+) -> Bool[np.ndarray, "height width"]:
+    """Where there is a measurement.
+
+    Raises:
+        Refused: If a value is neither a measurement nor one that means none.
+    """
+    measured = np.isfinite(stored) & (stored > 0)
+    none = _means_none(stored, section)
+    if not (measured | none).all():
+        row, column = np.argwhere(~(measured | none))[0].tolist()
+        value = float(stored[row, column])
+        name = "nan" if np.isnan(value) else "inf" if np.isinf(value) else "negative"
+        count = int((~(measured | none)).sum())
+        raise Refused(
+            "bad_depth",
+            f"{picture.name}: {count} pixels are no depth, such as {value:g} in row {row}, column {column}",
+            f"mend the file; or, if that means no measurement, list {name} in the depth's `invalid`",
+        )
+    return measured & ~none

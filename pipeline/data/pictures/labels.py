@@ -1,49 +1,45 @@
 """From stored labels to class indices."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Int16, Integer, UInt8
 
-from pipeline.config.pictures import SegSection
 from pipeline.data.modality import IGNORE_INDEX
-from pipeline.data.pictures.files import Picture
+from pipeline.data.pictures.picture import Picture
+from pipeline.data.pictures.rgb import colours
 from pipeline.data.refusal import Refused
-from pipeline.errors import InputError
+
+NO_CLASS = -1
+
+_UINT16_VALUES = 1 << 16
+_COLOURS = 1 << 24
+_REMEDY = (
+    "name every class, or say which values mean no label (`ignore`) or belong to another class (`merge`)"
+)
 
 
 @dataclass(frozen=True)
 class LabelReading:
-    """How stored values become class indices.
+    """How stored labels become class indices.
 
     Attributes:
-        classes: Class index by stored value; 255 has no label; a value that is not there is no class.
-        colours: Stored value by packed colour, for label maps in colour.
-        divisor: Stored values are divided by it first.
+        classes: (Stored value, class index) of every value that may occur; index 255 has no label.
+        others: Index of all other values; -1 where they are no class.
+        colours: (Packed colour, stored value), for label maps in colour; empty for maps of indices.
+        divisor: A stored value is divided by it first.
     """
 
-    classes: Mapping[int, int]
-    colours: Mapping[int, int]
+    classes: tuple[tuple[int, int], ...]
+    others: int = NO_CLASS
+    colours: tuple[tuple[int, int], ...] = ()
     divisor: int = 1
 
 
-def label_reading(
-    section: SegSection, class_names: Sequence[str] | None
-) -> tuple[LabelReading, tuple[str, ...] | None]:
-    """What a config section means, and the names of the classes it leads to (None: known from the labels).
-
-    Raises:
-        InputError: If a name is not that of a class.
-    """
-    ...
-    names = tuple(class_names) if class_names else tuple(section.colours) or None
-    classes = {value: value for value in range(IGNORE_INDEX if names is None else len(names))}
-    for value in section.ignore:
-        if isinstance(value, str):
-            raise InputError(f"seg.ignore: {value}")
-        classes[value] = IGNORE_INDEX
-    return LabelReading(classes, {}, section.divisor), names
+def packed(red: int, green: int, blue: int) -> int:
+    """One number per colour."""
+    return red << 16 | green << 8 | blue
 
 
 def class_indices(picture: Picture, reading: LabelReading) -> UInt8[np.ndarray, "height width"]:
@@ -52,41 +48,120 @@ def class_indices(picture: Picture, reading: LabelReading) -> UInt8[np.ndarray, 
     Raises:
         Refused: If it is lossy, in colour without a colour map, not integers, or holds what is no class.
     """
-    stored = _stored(picture) // reading.divisor
-    indices = np.full(stored.shape, IGNORE_INDEX, np.uint8)
-    for value in np.unique(stored).tolist():
-        if value not in reading.classes:
-            raise Refused(
-                "class_out_of_range",
-                f"{picture.name}: {value} is no class; they are {_few(reading.classes)}",
-                "name every class, or say which values mean no label (`ignore`)",
-            )
-        indices[stored == value] = reading.classes[value]
+    _check_lossless(picture)
+    if reading.colours:
+        return _indices_of_colours(picture, reading)
+    stored = _stored(picture)
+    if stored.dtype in (np.uint8, np.uint16):
+        indices = _of_every_uint16(reading)[stored]
+    else:
+        value = stored // reading.divisor
+        inside = (value >= 0) & (value < _UINT16_VALUES)
+        indices = _of_every_uint16(LabelReading(reading.classes, reading.others))[np.where(inside, value, 0)]
+        indices = np.where(inside, indices, _of_far_values(value, inside, reading))
+    if indices.min() < 0:
+        wrong = int(stored[indices < 0].flat[0])
+        shown = str(wrong) if reading.divisor == 1 else f"{wrong} // {reading.divisor}"
+        raise Refused(
+            "class_out_of_range",
+            f"{picture.name}: {shown} is no class; they are {_listed(reading)}",
+            _REMEDY,
+        )
+    return indices.astype(np.uint8)
+
+
+@lru_cache(maxsize=4)
+def _of_every_uint16(reading: LabelReading) -> Int16[np.ndarray, " value"]:
+    """Class index by stored value, so that a picture takes one look-up per pixel."""
+    index_of = np.full(_UINT16_VALUES, reading.others, np.int16)
+    for value, index in reading.classes:
+        if 0 <= value < _UINT16_VALUES:
+            index_of[value] = index
+    return index_of[np.arange(_UINT16_VALUES) // reading.divisor]
+
+
+def _of_far_values(
+    value: Integer[np.ndarray, "height width"], inside: np.ndarray, reading: LabelReading
+) -> Int16[np.ndarray, "height width"]:
+    """Class index of values that a table of 16 bits does not hold."""
+    indices = np.full(value.shape, reading.others, np.int16)
+    if not inside.all():
+        for known, index in reading.classes:
+            if not 0 <= known < _UINT16_VALUES:
+                indices[value == known] = index
     return indices
 
 
-def _stored(picture: Picture) -> Integer[np.ndarray, "height width"]:
-    if picture.format == "JPEG":
+@lru_cache(maxsize=1)
+def _of_every_colour(reading: LabelReading) -> Int16[np.ndarray, " colour"]:
+    index_of = np.full(_COLOURS, NO_CLASS, np.int16)
+    classes = dict(reading.classes)
+    for colour, value in reading.colours:
+        index_of[colour] = classes[value]
+    return index_of
+
+
+def _indices_of_colours(picture: Picture, reading: LabelReading) -> UInt8[np.ndarray, "height width"]:
+    if picture.array.ndim != 3 and picture.palette is None:
+        raise Refused(
+            "wrong_channels",
+            f"{picture.name}: {picture.what}: not in colour, though `colours` says what colours mean",
+            "leave out `colours` if labels are indices",
+        )
+    rgb = colours(picture)
+    colour = rgb[..., 0].astype(np.int32) << 16 | rgb[..., 1].astype(np.int32) << 8 | rgb[..., 2]
+    indices = _of_every_colour(reading)[colour]
+    if indices.min() < 0:
+        wrong = rgb[indices < 0][0].tolist()
+        raise Refused(
+            "class_out_of_range",
+            f"{picture.name}: the colour {wrong} is that of no class",
+            "name it in the labels' `colours`; list the name in `ignore` if it means no label",
+        )
+    return indices.astype(np.uint8)
+
+
+def _check_lossless(picture: Picture) -> None:
+    if picture.lossy:
         raise Refused(
             "lossy_labels",
-            f"{picture.name}: a JPEG changes labels",
-            "save labels as PNG or .npy from the original",
+            f"{picture.name}: {picture.what}: its compression changes labels",
+            "save labels anew from the original, as PNG or .npy",
         )
+
+
+def _stored(picture: Picture) -> Integer[np.ndarray, "height width"]:
     array = picture.array
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    if array.ndim != 2:
+    if array.ndim == 3 and array.shape[2] >= 3:
         raise Refused(
             "colour_labels",
-            f"{picture.name}: {picture.what}",
-            "save class indices as one channel, or say what the colours mean (`colours`)",
+            f"{picture.name}: {picture.what}: colours, not class indices",
+            "save class indices as one channel, or say what the colours mean: `colours: {cup: [255, 0, 0]}`",
+        )
+    if array.ndim != 2:
+        raise Refused(
+            "wrong_channels", f"{picture.name}: {picture.what}", "save class indices as one channel"
         )
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
     if array.dtype.kind not in "ui":
-        raise Refused("float_labels", f"{picture.name}: {picture.what}", "save class indices as integers")
+        raise Refused(
+            "float_labels",
+            f"{picture.name}: {picture.what}: fractions, not class indices",
+            "save class indices as integers",
+        )
     return array
 
 
-def _few(classes: Mapping[int, int]) -> str:
-    values = sorted(value for value, index in classes.items() if index != IGNORE_INDEX)
-    return f"{values[0]}..{values[-1]}" if values else "(none)"
+def _listed(reading: LabelReading) -> str:
+    """The stored values that are classes, in short: 0..4, or the first of them."""
+    values = sorted(value for value, index in reading.classes if index != IGNORE_INDEX)
+    if not values:
+        return "none"
+    if values == list(range(values[0], values[-1] + 1)):
+        listed = f"{values[0]}..{values[-1]}" if len(values) > 1 else str(values[0])
+    else:
+        listed = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+    ignored = [str(value) for value, index in reading.classes if index == IGNORE_INDEX]
+    return listed + (f"; {', '.join(ignored[:8])} mean no label" if ignored else "")

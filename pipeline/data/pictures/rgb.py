@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import UInt8
 
-from pipeline.data.pictures.files import Picture
+from pipeline.data.pictures.picture import Picture
 from pipeline.data.refusal import Refused
 
 _OPAQUE = 255

@@ -6,9 +6,10 @@ nearest to the middle.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float32, Int, Shaped, UInt8
 from PIL import Image
 
 
@@ -37,21 +38,40 @@ class Square:
         rows, columns = self._middles()
         return labels[np.ix_(rows, columns)]
 
+    def majority(self, labels: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "size size"]:
+        """The most frequent label of each pixel's area, the smallest of several; no label counts as one.
+
+        A stored pixel belongs to the area its middle lies in.
+        """
+        if self.side <= self.size:
+            return self.seg(labels)
+        top, left = self._corner()
+        square = labels[top : top + self.side, left : left + self.side]
+        present = np.unique(square)
+        place = (np.arange(self.side) * 2 + 1) * self.size // (2 * self.side)
+        area = place[:, None] * self.size + place[None, :]
+        votes = np.bincount(
+            (area * len(present) + np.searchsorted(present, square)).ravel(),
+            minlength=self.size**2 * len(present),
+        )
+        return present[votes.reshape(self.size, self.size, len(present)).argmax(axis=2)]
+
     def depth(self, depth: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "size size"]:
         """The valid depth nearest to the middle of each pixel's area; NaN if the area has none."""
         rows, columns = self._middles()
         top, left = self._corner()
-        reach = max(self.side // self.size - 1, 0) // 2
-        steps = [(down, right) for down in range(-reach, reach + 1) for right in range(-reach, reach + 1)]
-        sampled = np.full((self.size, self.size), np.nan, np.float32)
-        for down, right in sorted(steps, key=lambda step: (step[0] ** 2 + step[1] ** 2, step)):
+        sampled = depth[np.ix_(rows, columns)]
+        holes = np.nonzero(np.isnan(sampled))
+        for down, right in _nearest_first(max(self.side // self.size - 1, 0) // 2):
+            if not len(holes[0]):
+                break
             here = depth[
-                np.ix_(
-                    np.clip(rows + down, top, top + self.side - 1),
-                    np.clip(columns + right, left, left + self.side - 1),
-                )
+                np.clip(rows[holes[0]] + down, top, top + self.side - 1),
+                np.clip(columns[holes[1]] + right, left, left + self.side - 1),
             ]
-            sampled = np.where(np.isnan(sampled), here, sampled)
+            sampled[holes] = here
+            left_over = np.isnan(here)
+            holes = (holes[0][left_over], holes[1][left_over])
         return sampled
 
     def _corner(self) -> tuple[int, int]:
@@ -61,3 +81,40 @@ class Square:
         top, left = self._corner()
         middle = (2 * np.arange(self.size) + 1) * self.side // (2 * self.size)
         return middle + top, middle + left
+
+
+@lru_cache(maxsize=16)
+def _nearest_first(reach: int) -> list[tuple[int, int]]:
+    """Steps down and right, the shortest first, without standing still."""
+    steps = [(down, right) for down in range(-reach, reach + 1) for right in range(-reach, reach + 1)]
+    return sorted(steps, key=lambda step: (step[0] ** 2 + step[1] ** 2, step))[1:]
+
+
+def turned(
+    array: Shaped[np.ndarray, "height width *channel"], orientation: int
+) -> Shaped[np.ndarray, "turned_height turned_width *channel"]:
+    """A stored picture as EXIF wants it seen.
+
+    Args:
+        array: As stored.
+        orientation: 1 to 8; 1 leaves it as it is.
+
+    Source: EXIF 2.32, tag 0x0112.
+    """
+    match orientation:
+        case 2:
+            return array[:, ::-1]
+        case 3:
+            return array[::-1, ::-1]
+        case 4:
+            return array[::-1]
+        case 5:
+            return array.swapaxes(0, 1)
+        case 6:
+            return array[::-1].swapaxes(0, 1)
+        case 7:
+            return array[::-1, ::-1].swapaxes(0, 1)
+        case 8:
+            return array[:, ::-1].swapaxes(0, 1)
+        case _:
+            return array
