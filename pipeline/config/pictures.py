@@ -16,6 +16,8 @@ Channel = Annotated[int, Field(ge=0, le=255)]
 
 def _listed(value: Any) -> Any:
     """One value stands for a list of one; YAML's `.nan` and `.inf` for their names."""
+    if value is None:
+        return None
     values = value if isinstance(value, list | tuple) else [value]
     return tuple(_named(each) if isinstance(each, float) else each for each in values)
 
@@ -71,8 +73,9 @@ class DepthSection(Section):
 class SegSection(Section):
     """What a stored label means."""
 
-    ignore: Annotated[tuple[int | str, ...], BeforeValidator(_listed)] = (255,)
-    """Stored values that mean no label, one or a list. A name of a class makes it no class any more."""
+    ignore: Annotated[tuple[int | str, ...] | None, BeforeValidator(_listed)] = None
+    """Stored values that mean no label, one or a list; null: 255, unless that is a class. The name of a class
+    makes it none."""
     colours: dict[str, tuple[Channel, Channel, Channel]] = Field(default={})
     """Class name to [red, green, blue], for label maps in colour; without `classes` they are the classes."""
     divisor: Positive = 1

@@ -44,7 +44,9 @@ def refused(array: Any, **section: Any) -> Refused:
 )
 def test_units_are_what_their_datasets_say(unit: str | float, stored: int, expected: float) -> None:
     for kind in (np.uint16, np.int32, np.float64):
-        np.testing.assert_allclose(metres(np.array([[stored, 0]], kind), unit=unit)[0, 0], expected, rtol=1e-6)
+        np.testing.assert_allclose(
+            metres(np.array([[stored, 0]], kind), unit=unit)[0, 0], expected, rtol=1e-6
+        )
         assert np.isnan(metres(np.array([[stored, 0]], kind), unit=unit)[0, 1])
 
 
@@ -127,7 +129,9 @@ def test_listed_values_mean_none_and_zero_always_does() -> None:
     array = np.array([[0, 65535, 7]], np.uint16)
     assert np.isnan(metres(array, unit="mm", invalid=65535)).tolist() == [[True, True, False]]
     assert np.isnan(metres(array, unit="mm", invalid=[65535, 7])).all()
-    assert np.isnan(metres(np.array([[-1.0, 0.0, 2.0]]), unit="m", invalid=-1)).tolist() == [[True, True, False]]
+    assert np.isnan(metres(np.array([[-1.0, 0.0, 2.0]]), unit="m", invalid=-1)).tolist() == [
+        [True, True, False]
+    ]
 
 
 def test_the_lossy_and_the_colourful_are_refused() -> None:

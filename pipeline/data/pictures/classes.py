@@ -1,6 +1,6 @@
 """Which classes labels have in the end: named, merged, left out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from pipeline.config.pictures import SegSection
@@ -27,69 +27,90 @@ def label_reading(
         InputError: If a name is that of no class, or something has two meanings.
     """
     old_names = tuple(class_names or section.colours)
-    named = _Named(old_names)
-    left_out = {named.value(name, "ignore") for name in section.ignore if isinstance(name, str)}
-    ignored = {value for value in section.ignore if isinstance(value, int)}
+    new_of = _merged(section, old_names)
+    left_out = _without_label(section, old_names, new_of)
+    gone = {
+        *new_of,
+        *(_value(old_names, name, "ignore") for name in section.ignore or () if isinstance(name, str)),
+    }
+    kept = [name for value, name in enumerate(old_names) if section.rest == "keep" and value not in gone]
+    names = (*section.merge, *kept)
+    _check_names(names)
+    if names:
+        classes = {v: names.index(n) if n in kept else IGNORE_INDEX for v, n in enumerate(old_names)}
+        classes |= {value: names.index(new) for value, new in new_of.items()}
+    else:
+        classes = {value: value for value in range(IGNORE_INDEX)}
+    classes |= dict.fromkeys(left_out, IGNORE_INDEX)
+    others = IGNORE_INDEX if section.rest == "ignore" and section.merge and not old_names else NO_CLASS
+    colours = _colours(section, old_names)
+    return LabelReading(tuple(sorted(classes.items())), others, colours, section.divisor), names or None
+
+
+def _merged(section: SegSection, old_names: Sequence[str]) -> dict[int, str]:
+    """New class name by stored value.
+
+    Raises:
+        InputError: If a name is that of no class, or a value is in two classes.
+    """
     new_of: dict[int, str] = {}
     for new, members in section.merge.items():
         for member in members:
-            value = named.value(member, f"merge.{new}")
-            if value in ignored | left_out:
-                raise InputError(
-                    f"{_FIELD}.merge.{new}: {member!r} means no label (`ignore`); say one of the two"
-                )
+            value = _value(old_names, member, f"merge.{new}")
             if new_of.setdefault(value, new) != new:
                 raise InputError(
                     f"{_FIELD}.merge: {member!r} is in {new_of[value]!r} and {new!r}; say one of the two"
                 )
-    kept = [
-        name
-        for value, name in enumerate(old_names)
-        if value not in new_of and value not in left_out and section.rest == "keep"
-    ]
-    names = (*section.merge, *kept)
-    _check_names(names)
-    classes: dict[int, int] = {}
-    for value in range(len(old_names)):
-        new_name = new_of.get(value) or (old_names[value] if old_names[value] in kept else None)
-        classes[value] = IGNORE_INDEX if new_name is None else names.index(new_name)
-    classes |= {value: names.index(new) for value, new in new_of.items()}
-    if not names:
-        classes = {value: value for value in range(IGNORE_INDEX)}
-    classes |= dict.fromkeys(ignored | left_out, IGNORE_INDEX)
-    colours = tuple(
-        (packed(*colour), named.value(name, "colours")) for name, colour in section.colours.items()
-    )
-    if len(dict(colours)) != len(colours):
-        raise InputError(f"{_FIELD}.colours: two classes have the same colour")
-    others = IGNORE_INDEX if section.rest == "ignore" and not old_names and section.merge else NO_CLASS
-    return LabelReading(tuple(sorted(classes.items())), others, colours, section.divisor), names or None
+    return new_of
 
 
-class _Named:
-    """Stored values by the name of their class."""
+def _without_label(section: SegSection, old_names: Sequence[str], new_of: Mapping[int, str]) -> set[int]:
+    """Stored values that mean no label.
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
+    Raises:
+        InputError: If a name is that of no class, or `merge` makes a class of it.
+    """
+    if section.ignore is None:
+        return {IGNORE_INDEX} - ({*range(len(old_names))} | new_of.keys())
+    values = set()
+    for wanted in section.ignore:
+        value = _value(old_names, wanted, "ignore")
+        if value in new_of:
+            raise InputError(
+                f"{_FIELD}.merge.{new_of[value]}: {wanted!r} means no label (`ignore`); say one of the two"
+            )
+        values.add(value)
+    return values
 
-    def value(self, wanted: int | str, field: str) -> int:
-        """The stored value that a name or number stands for.
 
-        Raises:
-            InputError: If no class has the name.
-        """
-        if isinstance(wanted, int):
-            return wanted
-        if wanted in self._names:
-            return self._names.index(wanted)
-        near = get_close_matches(wanted, self._names, n=1, cutoff=0.5)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        known = (
-            f"they are: {', '.join(self._names)}"
-            if self._names
-            else "no classes are named; give stored values"
-        )
-        raise InputError(f"{_FIELD}.{field}: {wanted!r} is no class; {meant}{known}")
+def _colours(section: SegSection, old_names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Stored value by packed colour.
+
+    Raises:
+        InputError: If a name is that of no class, or two have the same colour.
+    """
+    value_of = {
+        packed(*colour): _value(old_names, name, "colours") for name, colour in section.colours.items()
+    }
+    if len(value_of) != len(section.colours):
+        raise InputError(f"{_FIELD}.colours: two classes have the same colour; merge them by `merge`")
+    return tuple(value_of.items())
+
+
+def _value(names: Sequence[str], wanted: int | str, field: str) -> int:
+    """The stored value that a name or number stands for.
+
+    Raises:
+        InputError: If no class has the name.
+    """
+    if isinstance(wanted, int):
+        return wanted
+    if wanted in names:
+        return names.index(wanted)
+    near = get_close_matches(wanted, names, n=1, cutoff=0.5)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    known = f"they are: {', '.join(names)}" if names else "no classes are named; give stored values"
+    raise InputError(f"{_FIELD}.{field}: {wanted!r} is no class; {meant}{known}")
 
 
 def _check_names(names: Sequence[str]) -> None:

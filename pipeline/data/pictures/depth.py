@@ -13,7 +13,7 @@ from pipeline.data.refusal import Refused
 UNITS_M = {"m": 1.0, "cm": 0.01, "mm": 0.001, "0.1mm": 0.0001, "tum": 1 / 5000, "kitti": 1 / 256}
 
 _CITYSCAPES_UNIT_PX = 1 / 256
-_CITYSCAPES_OFFSET = 1
+_CITYSCAPES_OFFSET = 1.0
 _PLAIN_SCALE_M = 0.001
 _UINT16_VALUES = 1 << 16
 

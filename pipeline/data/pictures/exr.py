@@ -1,6 +1,7 @@
 """EXR: float pictures of renderers. The package that reads them is an extra."""
 
 import io
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -38,28 +39,34 @@ def decode_exr(content: bytes, name: str) -> Picture:
     import OpenEXR
 
     with OpenEXR.File(io.BytesIO(content), header_only=True, num_threads=0) as file:
-        header: dict[str, Any] = file.header()
-        parts = len(file.parts)
-    low, high = (np.asarray(corner, np.int64) for corner in header["dataWindow"])
-    width, height = (int(extent) for extent in high - low + 1)
-    check_pixels(name, height, width)
-    framed = all(
-        np.array_equal(a, b) for a, b in zip(header["dataWindow"], header["displayWindow"], strict=True)
-    )
-    if parts != 1 or not framed or len(header["channels"]) > _MOST_CHANNELS:
-        raise Refused(
-            "wrong_channels",
-            f"{name}: an EXR of {parts} parts, {len(header['channels'])} channels"
-            + ("" if framed else ", whose data window is not its display window"),
-            "save one part that fills the frame",
-        )
+        compression = _check_header(file.header(), len(file.parts), name)
     with OpenEXR.File(io.BytesIO(content), separate_channels=True, num_threads=0) as file:
         channels = {channel: stored.pixels for channel, stored in file.channels().items()}
     chosen = _chosen(channels)
     array = channels[chosen[0]] if len(chosen) == 1 else np.stack([channels[c] for c in chosen], axis=-1)
     picture = checked_array(array, "EXR", name)
-    lossy = str(header["compression"]).rpartition(".")[2].startswith(_LOSSY)
-    return Picture(array, "EXR", f"{picture.mode} {','.join(chosen)}", 1, name, lossy=lossy)
+    mode = f"{picture.mode} {','.join(chosen)}"
+    return replace(picture, mode=mode, lossy=compression.startswith(_LOSSY))
+
+
+def _check_header(header: dict[str, Any], parts: int, name: str) -> str:
+    """Refuse a size before anything of that size is made; returns how the numbers are compressed.
+
+    Raises:
+        Refused: If it is too large, or has not one part whose pixels fill its frame.
+    """
+    frames = [np.asarray(header[window], np.int64) for window in ("dataWindow", "displayWindow")]
+    width, height = (frames[0][1] - frames[0][0] + 1).tolist()
+    check_pixels(name, height, width)
+    filled = np.array_equal(frames[0], frames[1])
+    if parts != 1 or not filled or len(header["channels"]) > _MOST_CHANNELS:
+        beside = "" if filled else ", its data window is not its display window"
+        raise Refused(
+            "wrong_channels",
+            f"{name}: an EXR of {parts} parts, {len(header['channels'])} channels{beside}",
+            "save one part that fills the frame",
+        )
+    return str(header["compression"]).rpartition(".")[2]
 
 
 def _chosen(channels: dict[str, Any]) -> list[str]:

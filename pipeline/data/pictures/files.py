@@ -84,7 +84,9 @@ def decode_picture(content: bytes, name: str) -> Picture:
     except Exception as error:  # noqa: BLE001 (a damaged file may make a decoder raise anything)
         if _ends_early(content, kind, str(error)):
             raise Refused("truncated", f"{name}: the {kind} ends too early ({error})", REPLACE) from None
-        raise Refused("unreadable", f"{name}: the {kind} is damaged ({error})", REPLACE) from None
+        raise Refused(
+            "unreadable", f"{name}: the {kind} is damaged or ends too early ({error})", REPLACE
+        ) from None
 
 
 def _kind(content: bytes, name: str) -> str:
