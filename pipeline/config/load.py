@@ -45,6 +45,11 @@ def key_values(section: Section) -> dict[str, Any]:
         extra = type(section).model_fields[name].json_schema_extra
         if isinstance(extra, dict) and extra.get("affects_result") is False:
             continue
-        value = getattr(section, name)
-        decisive[name] = key_values(value) if isinstance(value, Section) else dumped
+        match getattr(section, name):
+            case Section() as value:
+                decisive[name] = key_values(value)
+            case (Section(), *_) as values:
+                decisive[name] = [key_values(value) for value in values]
+            case _:
+                decisive[name] = dumped
     return decisive

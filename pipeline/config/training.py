@@ -2,11 +2,54 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.config.section import Count, Fraction, Positive, PositiveFloat, Section, without_effect
+
+
+class Loading(Section):
+    """How samples are read."""
+
+    workers: Count = without_effect(0)
+    """Processes that read, decode and augment; 0: a thread of the training process."""
+    cache_gib: Annotated[float, Field(ge=0.0)] = without_effect(0.0)
+    """Keep decoded samples in up to so much memory of each process, if they all fit; 0: none."""
+    streams: Positive = 1
+    """Parts that shards are divided into for good, each read into its own part of every batch; for
+    remote data on several nodes take the number of processes or a multiple. Divides `batch`."""
+
+
+class Augment(Section):
+    """Changes of each sample that are drawn anew in every epoch; off by default."""
+
+    flip: Fraction = 0.0
+    """Share of samples mirrored left to right, in every modality."""
+    crop: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Shortest side of a random square crop, as a share of the picture's; brought back to its size."""
+    rescale_depth: bool = False
+    """Multiply depth by the crop's share of the side, as if the camera had moved nearer."""
+    brightness: Fraction = 0.0
+    """RGB times a factor within 1 +- this."""
+    contrast: Fraction = 0.0
+    """RGB's distance from its mean grey times a factor within 1 +- this."""
+    saturation: Fraction = 0.0
+    """RGB's distance from its grey picture times a factor within 1 +- this."""
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    """RGB's hue turned by up to this share of the circle, either way."""
+
+
+class MixedDataset(Section):
+    """Another dataset that training draws from."""
+
+    dataset: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        json_schema_extra={"affects_result": False}
+    )
+    """Its directory; relative to the working directory. Same image size and classes as the run's own."""
+    weight: PositiveFloat = 1.0
+    """Samples drawn from it per sample of the run's own dataset."""
 
 
 class Train(Section):
@@ -42,3 +85,9 @@ class Train(Section):
     """Samples between two checkpoints."""
     keep_checkpoints: Positive = without_effect(2)
     """How many of the newest checkpoints to keep."""
+    loading: Loading = Loading()
+    """How samples are read."""
+    augment: Augment = Augment()
+    """Changes of each sample that are drawn anew in every epoch."""
+    mix: tuple[MixedDataset, ...] = ()
+    """Other datasets to draw from as well; depth is still standardised by the run's own."""

@@ -19,6 +19,15 @@ def key_of(*words: int) -> int:
     return key
 
 
+def keys_of(*words: int | Int64[np.ndarray, " count"]) -> UInt64[np.ndarray, " count"]:
+    """`key_of` for many tuples at once; a word is the same in all of them or an array."""
+    keys = np.zeros(1, np.uint64)
+    for word in words:
+        word = np.uint64(word & _MASK) if isinstance(word, int) else word.astype(np.uint64)
+        keys = _scramble((keys ^ word) + np.uint64(GAMMA))
+    return keys
+
+
 def bits(key: int, count: int) -> UInt64[np.ndarray, " count"]:
     """The first `count` outputs of SplitMix64 started at `key`."""
     state = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA) + np.uint64(key)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_dataset import CLASSES, SIZE, sample, write
 
-from pipeline.data.batch import Batch
+from pipeline.data.batch import Batch, PackedBatch
 from pipeline.data.loader.batches import sequential_batches, training_batches
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.loader.prefetch import prefetched
@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 
 def batches(
     dataset: ShardedDataset, count: int, *, seen: int = 0, rank: int = 0, size: int = 1, batch: int = 8
-) -> list[Batch]:
+) -> list[PackedBatch]:
     stream = training_batches(
         dataset, "train", seed=3, global_batch=batch, samples_seen=seen, world_rank=rank, world_size=size
     )
@@ -30,7 +30,7 @@ def batches(
     return taken
 
 
-def keys(taken: list[Batch]) -> list[str]:
+def keys(taken: list[PackedBatch] | list[Batch]) -> list[str]:
     return [key for batch in taken for key in batch.key]
 
 

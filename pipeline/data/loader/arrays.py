@@ -1,9 +1,9 @@
 """The arrays of a batch in one flat piece of memory, which processes may share and batches reuse."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from threading import Lock
 from typing import Any
 from weakref import finalize
 
@@ -107,27 +107,25 @@ class Slots:
 
     def __init__(self, memories: Sequence[Any]) -> None:
         self._memories = memories
-        self._free = list(range(len(memories)))
-        self._lock = Lock()
+        self._free = deque(range(len(memories)))  # its methods are atomic: views die in any thread
 
     def take(self) -> int | None:
         """A free slot, or None."""
-        with self._lock:
-            return self._free.pop() if self._free else None
+        try:
+            return self._free.popleft()
+        except IndexError:
+            return None
 
     def give_back(self, slot: int) -> None:
         """Make a slot free again."""
-        with self._lock:
-            self._free.append(slot)
+        self._free.append(slot)
 
-    def free(self) -> int:
-        """How many slots are free."""
-        return len(self._free)
+    def any_free(self) -> bool:
+        """Whether a slot is free."""
+        return bool(self._free)
 
-    def arrays(self, layout: Layout, rows: int, slot: int, *, owned: bool) -> Arrays:
-        """The arrays of a slot; an owned slot becomes free when the last view of them is gone."""
+    def lend(self, layout: Layout, rows: int, slot: int) -> Arrays:
+        """The arrays of a slot, which becomes free when the last view of them is gone."""
         arrays = layout.arrays(self._memories[slot], rows)
-        if owned:
-            release: Callable[[int], None] = self.give_back
-            finalize(arrays.memory, release, slot)
+        finalize(arrays.memory, self.give_back, slot)
         return arrays

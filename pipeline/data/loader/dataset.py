@@ -11,8 +11,9 @@ from pipeline.data.batch import Batch, PackedBatch
 from pipeline.data.loader.arrays import Arrays, Layout
 from pipeline.data.loader.files import ShardFiles
 from pipeline.data.loader.order import Order
+from pipeline.data.loader.places import Places
 from pipeline.data.loader.reader import Reader, Store
-from pipeline.data.loader.rows import Places, read_rows
+from pipeline.data.loader.rows import read_rows
 from pipeline.data.modality import DatasetInfo
 from pipeline.data.shards.dataset import INDEX, INFO
 from pipeline.data.shards.description import Description, read_description
@@ -76,7 +77,7 @@ class ShardedDataset:
             )
         arrays = self.store.layout.arrays(bytearray(self.store.layout.bytes_for(len(wanted))), len(wanted))
         if len(wanted):
-            self._reader.fill(self.places(split, wanted), arrays, range(len(wanted)))
+            self._reader.fill(self.places(split, wanted), arrays, np.arange(len(wanted)))
         return packed_batch(arrays, wanted, self.factors(split, wanted))
 
     def places(self, split: str, rows: Int64[np.ndarray, " row"]) -> Places:

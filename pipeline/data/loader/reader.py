@@ -5,9 +5,7 @@ members straight into the batch and what lies between them (tar headers, npy hea
 whether it is the sample that the index means.
 """
 
-import os
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +14,7 @@ from jaxtyping import Int64
 
 from pipeline.data.loader.arrays import LONGEST_KEY, Arrays, Layout
 from pipeline.data.loader.files import ShardFiles
-from pipeline.data.loader.rows import BLOCK, Places
+from pipeline.data.loader.places import BLOCK, Places
 from pipeline.data.shards.members import decode, npy_header
 from pipeline.errors import InputError
 
@@ -59,7 +57,7 @@ class Reader:
             if self.store.suffix[m] == "npy"
         }
 
-    def fill(self, places: Places, arrays: Arrays, rows: Sequence[int] | Int64[np.ndarray, " row"]) -> None:
+    def fill(self, places: Places, arrays: Arrays, rows: Int64[np.ndarray, " row"]) -> None:
         """Read samples into some rows of a batch.
 
         Raises:
@@ -68,7 +66,7 @@ class Reader:
         shards, firsts, checks = places.shard.tolist(), places.first.tolist(), places.check.tolist()
         offsets = {m: places.offset[m].tolist() for m in places.offset}
         sizes = {m: places.size[m].tolist() for m in places.size}
-        for number, row in enumerate(rows):
+        for number, row in enumerate(rows.tolist()):
             parts = [
                 (offsets[m][number], sizes[m][number], m) for m in offsets if offsets[m][number] >= 0
             ]

@@ -16,35 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64, Integer, UInt32
 
+from pipeline.data.loader.places import BLOCK, Places
 from pipeline.data.modality import DatasetInfo
 from pipeline.data.shards.description import Description
 from pipeline.errors import InputError
 
-BLOCK = 512
 _ABSENT = 2**32 - 1
 _AT_ONCE = 1 << 15
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the bytes of some samples are.
-
-    Attributes:
-        shard: Number of the tar in the order of `dataset.json`.
-        first: Offset of the first modality's content.
-        offset: Of each modality's content; -1 where the sample lacks it.
-        size: Its bytes.
-        check: CRC-32 of the key.
-    """
-
-    shard: Int64[np.ndarray, " row"]
-    first: Int64[np.ndarray, " row"]
-    offset: dict[str, Int64[np.ndarray, " row"]]
-    size: dict[str, Int64[np.ndarray, " row"]]
-    check: UInt32[np.ndarray, " row"]
-
-    def __len__(self) -> int:
-        return len(self.shard)
 
 
 @dataclass(frozen=True)
