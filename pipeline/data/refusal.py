@@ -20,9 +20,16 @@ class Refusal:
         reason: A code, the same for all samples refused alike.
         detail: What is wrong with this one.
         remedy: What its owner can do.
+        split: Where it would have gone; empty if nobody said.
     """
 
     origin: str
     reason: str
     detail: str
     remedy: str
+    split: str = ""
+
+
+def printable(name: str) -> str:
+    """A name with what no text may hold (bytes of a file name that are not UTF-8) written as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()

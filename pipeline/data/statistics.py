@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Num
 
 from pipeline.data.modality import DepthStatistics
 
@@ -49,6 +50,23 @@ class DepthSums:
         )
 
 
+DEPTH_SUMS = tuple(field.name for field in fields(DepthSums))
+"""What is summed, by name."""
+
+
+def total_of(columns: Mapping[str, Num[np.ndarray, " picture"]]) -> DepthSums:
+    """Over several pictures, given each field of `DepthSums` as a column of one number per picture."""
+    if not len(columns["count"]):
+        return DepthSums()
+    added = {name: float(columns[name].sum()) for name in DEPTH_SUMS[1:5]}
+    return DepthSums(
+        count=int(columns["count"].sum()),
+        smallest=float(columns["smallest"].min()),
+        largest=float(columns["largest"].max()),
+        **added,
+    )
+
+
 def depth_sums(depth: Float32[np.ndarray, "height width"]) -> DepthSums:
     """Sums over the pixels of one picture that are not NaN."""
     valid = depth[np.isfinite(depth)].astype(np.float64)
@@ -58,9 +76,16 @@ def depth_sums(depth: Float32[np.ndarray, "height width"]) -> DepthSums:
     return DepthSums(
         len(valid),
         float(valid.sum()),
-        float(np.square(valid).sum()),
+        float(np.dot(valid, valid)),
         float(log.sum()),
-        float(np.square(log).sum()),
+        float(np.dot(log, log)),
         float(valid.min()),
         float(valid.max()),
     )
+
+
+def typical_depth_m(depth: Float32[np.ndarray, "height width"]) -> float:
+    """The (lower) median over valid pixels; NaN without one."""
+    valid = depth[np.isfinite(depth)]
+    middle = (len(valid) - 1) // 2
+    return float(np.partition(valid, middle)[middle]) if len(valid) else math.nan

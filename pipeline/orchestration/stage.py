@@ -43,6 +43,8 @@ class Context:
         stop_requested: Whether the stage was asked to stop. A resumable stage looks at it after
             every step, saves, and raises `pipeline.errors.Interrupted`; the others are stopped
             from outside and start anew next time.
+        peer_failure: Why another process of the stage failed; None as long as none did. For stages
+            whose processes wait for each other's files.
     """
 
     run_name: str
@@ -53,6 +55,7 @@ class Context:
     world: World
     progress: Progress
     stop_requested: Callable[[], bool] = lambda: False
+    peer_failure: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True)

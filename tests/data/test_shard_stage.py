@@ -189,7 +189,7 @@ def test_nothing_keeps_running_after_the_stage_is_stopped(tmp_path: Path, how: s
     )
     try:
         deadline_s = time.monotonic() + 60
-        while not list((tmp_path / "out").glob("train-*.tar")) and time.monotonic() < deadline_s:
+        while not list((tmp_path / "out").glob("parts/*/train.tar")) and time.monotonic() < deadline_s:
             time.sleep(0.1)
         assert len(descendants(process.pid)) >= 3  # this one, a fork server, two workers
         os.kill(process.pid, how)

@@ -143,7 +143,7 @@ def test_depth_too_far_for_a_png_is_refused_with_a_remedy(tmp_path: Path) -> Non
     refusal = pq.read_table(tmp_path / "quarantine.parquet").to_pylist()
     assert refusal[0]["reason"] == "depth_out_of_range"
     assert refusal[0]["origin"] == "far.npy"
-    assert "data.encoding: npy" in refusal[0]["remedy"]
+    assert "data.encoding: {depth: npy.zst}" in refusal[0]["remedy"]
 
 
 def test_depth_statistics_are_those_of_all_valid_training_pixels(tmp_path: Path) -> None:
@@ -180,6 +180,7 @@ def test_quarantine_names_reason_file_and_remedy_and_is_there_even_when_empty(tm
             "reason": "unreadable",
             "detail": "frame_7.png: truncated",
             "remedy": "replace the file",
+            "split": "",
         }
     ]
     write(tmp_path / "none")

@@ -6,26 +6,22 @@ the samples alone (no dates, no owners), so the same input gives the same bytes.
 
 import hashlib
 import json
-import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pipeline.data.modality import MODALITIES, SPLITS, DatasetInfo, Factor, Sample, SplitName
 from pipeline.data.refusal import Refusal, Refused
-from pipeline.data.shards.description import Description, read_description, write_description
-from pipeline.data.shards.index import IndexRows, write_index, write_quarantine
-from pipeline.data.shards.members import EncodedSample, decode, encode, encoding_for
-from pipeline.data.shards.tar import Shard, TarWriter
-from pipeline.data.statistics import DepthSums
+from pipeline.data.shards.description import read_description
+from pipeline.data.shards.encoded import EncodedSample, encode
+from pipeline.data.shards.members import decode, encodings_for
+from pipeline.data.shards.merge import INDEX, INFO, QUARANTINE, Facts, merge
+from pipeline.data.shards.parts import PARTS, PartWriter
+from pipeline.data.shards.tally import Tally
 from pipeline.errors import InputError
 
-INFO, INDEX, QUARANTINE = "dataset.json", "index.parquet", "quarantine.parquet"
-
-_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+__all__ = ["INDEX", "INFO", "QUARANTINE", "dataset_digest", "decode_sample", "read_info", "write_dataset"]
 
 
 def write_dataset(
@@ -34,7 +30,7 @@ def write_dataset(
     *,
     class_names: Sequence[str] | None,
     image_size: int,
-    encoding: str = "auto",
+    encoding: str | Mapping[str, str] = "auto",
     shard_samples: int = 1000,
     factors: Sequence[Factor] = (),
     source: dict[str, Any] | None = None,
@@ -47,7 +43,7 @@ def write_dataset(
         samples: Each with its split; or what was refused instead of a sample.
         class_names: In the order of the labels; None names them by number, up to the largest seen.
         image_size: Height and width of every sample.
-        encoding: `npy`, `png` or `auto` (npy up to 64 px).
+        encoding: `auto`, `npy`, `npy.zst` or `png`, or one of them per modality.
         shard_samples: Samples per tar.
         factors: The known factors, which every sample then has.
         source: How the data came about, for people.
@@ -60,47 +56,27 @@ def write_dataset(
     """
     if (directory / INFO).exists():
         raise InputError(f"{directory} already holds a dataset; name another directory or delete it")
-    stored = encoding_for(encoding, image_size)
-    writer = _Writer(directory, shard_samples, [factor.name for factor in factors])
+    suffixes = encodings_for(encoding, image_size)
+    facts = Facts(
+        class_names,
+        image_size,
+        tuple(factors),
+        depth_scale_m,
+        source=source or {},
+        shard_samples=shard_samples,
+    )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with writer:
-            for item in samples:
-                match item:
-                    case Refusal():
-                        writer.refusals.append(item)
-                    case (split, EncodedSample() as sample):
-                        writer.add(split, sample)
-                    case (split, sample):
-                        _check_size(sample, image_size)
-                        writer.encode(split, sample, stored, depth_scale_m)
-        if not writer.shards:
-            raise InputError(
-                f"{directory}: no sample was written; the source is empty or everything was refused"
-            )
-        info = DatasetInfo(
-            modalities=tuple(modality for modality in MODALITIES if modality in writer.members),
-            class_names=writer.class_names(class_names),
-            image_size=image_size,
-            counts={split: writer.counts[split] for split in SPLITS if writer.counts[split]},
-            factors=tuple(factors),
-            depth=(writer.training_depth if writer.training_depth.count else writer.other_depth).statistics(),
-            depth_scale_m=depth_scale_m,
-            source=source or {},
-            quarantine=dict(sorted(Counter(refusal.reason for refusal in writer.refusals).items())),
-        )
-        write_index(directory / INDEX, [writer.rows[split] for split in SPLITS if split in writer.rows])
-        write_quarantine(directory / QUARANTINE, writer.refusals)
-        write_description(
-            directory / INFO, Description(info, writer.members, dict(sorted(writer.shards.items())))
-        )
-        _sync_directory(directory)
+        shutil.rmtree(directory / PARTS, ignore_errors=True)
+        with _Parts(directory, shard_samples, [factor.name for factor in factors]) as parts:
+            for item in _encoded(samples, image_size, suffixes, depth_scale_m):
+                parts.add(item)
+        return merge(directory, facts, Tally(parts.total)).info
     except OSError as error:
         raise InputError(
             f"{error.filename or directory}: the dataset cannot be written: {error.strerror or error}; "
             "free some space or write elsewhere"
         ) from error
-    return info
 
 
 def read_info(directory: Path) -> DatasetInfo:
@@ -155,90 +131,62 @@ def decode_sample(sample: dict[str, Any], depth_scale_m: float = 0.001) -> dict[
     return decoded
 
 
-class _Writer:
-    """One open tar per split, and what is known of the samples that went in."""
+def _encoded(
+    samples: Iterable[tuple[SplitName, Sample | EncodedSample] | Refusal],
+    image_size: int,
+    suffixes: Mapping[str, str],
+    depth_scale_m: float,
+) -> Iterator[tuple[SplitName, EncodedSample] | Refusal]:
+    for item in samples:
+        match item:
+            case (split, Sample() as sample):
+                _check_size(sample, image_size)
+                try:
+                    yield split, encode(sample, suffixes, depth_scale_m)
+                except Refused as refused:
+                    yield Refusal(
+                        sample.origin or sample.key, refused.reason, refused.detail, refused.remedy, split
+                    )
+            case _:
+                yield item
 
-    def __init__(self, directory: Path, shard_samples: int, factors: Sequence[str]) -> None:
-        self._directory, self._shard_samples, self._factors = directory, shard_samples, factors
-        self._open: dict[str, TarWriter] = {}
-        self._finished: Counter[str] = Counter()
-        self._keys: set[str] = set()
-        self._largest_label = -1
-        self.rows: dict[str, IndexRows] = {}
-        self.shards: dict[str, Shard] = {}
-        self.members: dict[str, str] = {}
-        self.counts: Counter[str] = Counter()
-        self.training_depth, self.other_depth = DepthSums(), DepthSums()
-        self.refusals: list[Refusal] = []
 
-    def encode(self, split: str, sample: Sample, encoding: Any, depth_scale_m: float) -> None:
-        try:
-            self.add(split, encode(sample, encoding, depth_scale_m))
-        except Refused as refused:
-            self.refusals.append(
-                Refusal(sample.origin or sample.key, refused.reason, refused.detail, refused.remedy)
-            )
+class _Parts:
+    """One open part per split, filled as samples come, and one more for what comes refused."""
 
-    def add(self, split: str, sample: EncodedSample) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"sample {sample.key}: split {split!r}; allowed are {', '.join(SPLITS)}")
-        if sample.key in self._keys or not _KEY.fullmatch(sample.key):
-            raise ValueError(f"sample key {sample.key!r}: keys are unique, 1 to 80 of A-Z a-z 0-9 _ -")
-        if not any(suffix.partition(".")[0] in MODALITIES for suffix in sample.members):
-            raise ValueError(f"sample {sample.key}: it has none of {', '.join(MODALITIES)}")
-        self._keys.add(sample.key)
-        tar = self._tar(split)
-        places = {}
-        for suffix, content in sample.members.items():
-            member = suffix.partition(".")[0]
-            places[member] = (tar.add(f"{sample.key}.{suffix}", content), len(content))
-            if member in MODALITIES and self.members.setdefault(member, suffix) != suffix:
-                raise ValueError(
-                    f"sample {sample.key}: a dataset stores {member} as {self.members[member]} or {suffix}"
-                )
-        tar.samples += 1
-        self.rows[split].add(tar.name, sample.key, places, sample.factors)
-        self.counts[split] += 1
-        self._largest_label = max((self._largest_label, *sample.labels))
-        if split == "train":
-            self.training_depth += sample.depth
-        else:
-            self.other_depth += sample.depth
+    def __init__(self, directory: Path, samples: int, factors: Sequence[str]) -> None:
+        self._directory, self._samples, self._factors = directory, samples, factors
+        self._open: dict[str, PartWriter] = {}
+        self._begun = 0
+        self.total = 0
 
-    def class_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
-        if "seg" not in self.members:
-            return ()
-        if names is None:
-            return tuple(str(label) for label in range(self._largest_label + 1))
-        if self._largest_label >= len(names):
-            raise ValueError(
-                f"a label {self._largest_label} was written, but there are only {len(names)} classes"
-            )
-        return tuple(names)
+    def add(self, item: tuple[SplitName, EncodedSample] | Refusal) -> None:
+        self.total += 1
+        if isinstance(item, Refusal):
+            self._part("").refuse(item)
+            return
+        split, sample = item
+        part = self._part(split)
+        part.add(split, sample)
+        if part.samples == self._samples:
+            del self._open[split]
+            part.__exit__(None, None, None)
 
-    def _tar(self, split: str) -> TarWriter:
-        tar = self._open.get(split)
-        if tar is not None and tar.samples == self._shard_samples:
-            self.shards[tar.name] = tar.finish()
-            self._finished[split] += 1
-            tar = None
-        if tar is None:
-            tar = TarWriter(self._directory / f"{split}-{self._finished[split]:06d}.tar")
-            self._open[split] = tar
-            self.rows.setdefault(split, IndexRows(split, self._factors))
-        return tar
+    def _part(self, split: str) -> PartWriter:
+        if split and split not in SPLITS:
+            raise ValueError(f"split {split!r}; allowed are {', '.join(SPLITS)}")
+        if split not in self._open:
+            self._open[split] = PartWriter(self._directory, self._begun, self._factors)
+            self._open[split].__enter__()
+            self._begun += 1
+        return self._open[split]
 
-    def __enter__(self) -> "_Writer":
+    def __enter__(self) -> "_Parts":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for tar in self._open.values():
-            if kind is None:
-                self.shards[tar.name] = tar.finish()
-            else:
-                tar.abandon()
+    def __exit__(self, *error: Any) -> None:
+        for part in self._open.values():
+            part.__exit__(*error)
 
 
 def _check_size(sample: Sample, image_size: int) -> None:
@@ -246,11 +194,3 @@ def _check_size(sample: Sample, image_size: int) -> None:
         array = getattr(sample, modality)
         if array is not None and array.shape[:2] != (image_size, image_size):
             raise ValueError(f"sample {sample.key}: {modality} is {array.shape[:2]}, not {image_size} square")
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

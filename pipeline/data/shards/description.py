@@ -1,12 +1,12 @@
 """`dataset.json`: what a dataset directory holds."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.data.modality import DatasetInfo, DepthStatistics, Factor
 from pipeline.data.shards.tar import Shard
+from pipeline.durable import write_text
 from pipeline.errors import InputError
 
 FORMAT = 1
@@ -20,20 +20,23 @@ class Description:
         info: What the data is.
         members: Member suffix per modality (`rgb.npy`).
         shards: The tars by name.
+        lossy: Modalities whose stored pixels are not quite those of the source.
     """
 
     info: DatasetInfo
     members: dict[str, str]
     shards: dict[str, Shard]
+    lossy: tuple[str, ...] = ()
 
 
 def write_description(path: Path, description: Description) -> None:
-    """Write `dataset.json` and wait until it is on disk."""
+    """Write `dataset.json`: whole or not at all, and on the disk."""
     info = description.info
     stored = {
         "format": FORMAT,
         "modalities": list(info.modalities),
         "members": description.members,
+        "lossy": list(description.lossy),
         "class_names": list(info.class_names),
         "image_size": info.image_size,
         "counts": info.counts,
@@ -45,10 +48,7 @@ def write_description(path: Path, description: Description) -> None:
         "quarantine": info.quarantine,
         "shards": {name: asdict(shard) for name, shard in description.shards.items()},
     }
-    with path.open("x", encoding="utf-8") as file:
-        file.write(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_text(path, json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_description(path: Path) -> Description:
@@ -75,7 +75,7 @@ def read_description(path: Path) -> Description:
             quarantine=stored["quarantine"],
         )
         shards = {name: Shard(**shard) for name, shard in stored["shards"].items()}
-        return Description(info, stored["members"], shards)
+        return Description(info, stored["members"], shards, tuple(stored.get("lossy", ())))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {path.parent} is not a dataset directory") from None
     except OSError as error:

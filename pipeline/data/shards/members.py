@@ -1,92 +1,86 @@
-"""One sample as the members of a tar: arrays to bytes and back.
+"""One array as the bytes of a tar's member, and back.
 
-`KEY.rgb.npy` uint8, `KEY.depth.npy` float32 metres with NaN where invalid, `KEY.seg.npy` uint8; or
-`.png`: RGB, 16-bit depth in units of the dataset's depth scale with 0 where invalid, 8-bit labels.
+`KEY.rgb.npy` uint8, `KEY.depth.npy` float32 metres with NaN where invalid, `KEY.seg.npy` uint8; the same
+compressed, `.npy.zst`; or `.png`: RGB, 16-bit depth in units of the dataset's depth scale with 0 where
+invalid, 8-bit labels; or `.jpg`: RGB, but not quite.
 """
 
 import io
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Shaped, UInt8
+import pyarrow as pa
+from jaxtyping import Float32, Shaped
 from PIL import Image
 
-from pipeline.data.modality import IGNORE_INDEX, Sample
+from pipeline.data.modality import MODALITIES
 from pipeline.data.refusal import Refused
-from pipeline.data.statistics import DepthSums, depth_sums
-
-Encoding = Literal["npy", "png"]
 
 LARGEST_NPY = 64
-"""Image size up to which `auto` stores raw arrays."""
+"""Image size up to which `auto` stores arrays as they are; beyond, it compresses them."""
 
-_PNG_EFFORT = 3
+_PNG_EFFORT, _ZSTD_EFFORT, _JPEG_QUALITY = 3, 3, 95
 _UINT16_MAX = 65535
+_LARGEST_ARRAY = 1 << 28
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
-@dataclass(frozen=True)
-class EncodedSample:
-    """A sample ready to be written.
+def encodings_for(setting: str | Mapping[str, str], image_size: int) -> dict[str, str]:
+    """The member suffix of every modality that `data.encoding` means at an image size.
 
-    Attributes:
-        key: Its unique name.
-        origin: What the source calls it.
-        members: Bytes per member suffix (`rgb.npy`), in the order they are written.
-        factors: Index of each known factor's value.
-        depth: Sums over its valid depth.
-        labels: Classes with at least one pixel.
+    `auto` loses nothing. benchmarks/encodings.py measured what it chooses: up to 64 px nothing is read faster
+    than plain arrays, and above, compressed arrays are half as large and several times faster than PNG.
     """
-
-    key: str
-    origin: str
-    members: dict[str, bytes]
-    factors: dict[str, int] | None
-    depth: DepthSums
-    labels: tuple[int, ...]
+    chosen = "npy" if image_size <= LARGEST_NPY else "npy.zst"
+    wanted = dict.fromkeys(MODALITIES, setting) if isinstance(setting, str) else setting
+    return {m: chosen if wanted.get(m, "auto") == "auto" else wanted[m] for m in MODALITIES}
 
 
-def encoding_for(setting: str, image_size: int) -> Encoding:
-    """What `data.encoding` means at an image size."""
-    if setting == "auto":
-        return "npy" if image_size <= LARGEST_NPY else "png"
-    assert setting in ("npy", "png")
-    return "npy" if setting == "npy" else "png"
-
-
-def encode(sample: Sample, encoding: Encoding, depth_scale_m: float) -> EncodedSample:
-    """The bytes of every member a sample has.
+def lossy_modalities(suffixes: Mapping[str, str], whole_depth: bool) -> tuple[str, ...]:
+    """The modalities whose stored arrays are not quite those of the source.
 
     Args:
-        sample: Any of its modalities may be absent.
-        encoding: How arrays are stored.
+        suffixes: Member suffix (`npy`) per modality.
+        whole_depth: Whether a depth PNG holds the source's depth exactly.
+    """
+    lossy = {"rgb": ("jpg",), "depth": () if whole_depth else ("png",)}
+    return tuple(m for m in MODALITIES if suffixes.get(m) in lossy.get(m, ()))
+
+
+def encode_array(modality: str, suffix: str, array: Shaped[np.ndarray, "..."], depth_scale_m: float) -> bytes:
+    """The bytes of a member.
+
+    Args:
+        modality: Whose array it is.
+        suffix: `npy`, `npy.zst`, `png` or `jpg`.
+        array: rgb and seg uint8, depth float32 metres.
         depth_scale_m: Metres per unit of a depth PNG.
 
     Raises:
         Refused: If depth does not fit into a depth PNG of that scale.
+        ValueError: If the modality cannot be stored so.
     """
-    arrays = {"rgb": sample.rgb, "depth": sample.depth, "seg": sample.seg}
-    members = {}
-    for modality, array in arrays.items():
-        if array is not None:
-            stored = array if encoding == "npy" or modality != "depth" else _quantise(array, depth_scale_m)
-            members[f"{modality}.{encoding}"] = (
-                npy_header(stored.dtype, stored.shape) + stored.tobytes()
-                if encoding == "npy"
-                else _png(stored)
+    match suffix:
+        case "npy":
+            return npy_header(array.dtype, array.shape) + array.tobytes()
+        case "npy.zst":
+            compressed: bytes = _zstd().compress(
+                npy_header(array.dtype, array.shape) + array.tobytes(), asbytes=True
             )
-    description = {"origin": sample.origin, "factors": sample.factors}
-    members["json"] = json.dumps(
-        description, ensure_ascii=False, separators=(",", ":"), sort_keys=True
-    ).encode()
-    labels = () if sample.seg is None else _labels(sample.seg)
-    depth = DepthSums() if sample.depth is None else depth_sums(sample.depth)
-    return EncodedSample(sample.key, sample.origin, members, sample.factors, depth, labels)
+            return compressed
+        case "png":
+            stored = _quantise(array, depth_scale_m) if modality == "depth" else array
+            return _picture(stored, "PNG", compress_level=_PNG_EFFORT)
+        case "jpg" if modality == "rgb":
+            return _picture(array, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    raise ValueError(f"{modality} cannot be stored as {suffix}")
 
 
-def decode(modality: str, suffix: str, content: bytes, depth_scale_m: float) -> Shaped[np.ndarray, "..."]:
+def decode(
+    modality: str, suffix: str, content: bytes | memoryview, depth_scale_m: float
+) -> Shaped[np.ndarray, "..."]:
     """An array from a member's bytes: rgb and seg uint8, depth float32 metres with NaN where invalid.
 
     Raises:
@@ -94,18 +88,24 @@ def decode(modality: str, suffix: str, content: bytes, depth_scale_m: float) -> 
     """
     match suffix:
         case "npy":
-            array = read_npy(content)
+            return read_npy(content)
+        case "npy.zst":
+            return read_npy(_decompressed(content))
         case "png" | "jpg":
             with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
                 array = np.asarray(image)
         case _:
-            raise ValueError(f"a member .{modality}.{suffix} cannot be read; allowed are npy, png and jpg")
-    if modality == "depth" and suffix != "npy":
-        return np.where(array == 0, np.float32(np.nan), array.astype(np.float32) * np.float32(depth_scale_m))
+            raise ValueError(
+                f"a member .{modality}.{suffix} cannot be read; allowed are npy, npy.zst, png and jpg"
+            )
+    if modality == "depth":
+        if array.dtype != np.uint16:
+            raise ValueError(f"a depth picture holds {array.dtype}, not uint16")
+        return _metres(depth_scale_m)[array]
     return array
 
 
-def read_npy(content: bytes) -> Shaped[np.ndarray, "..."]:
+def read_npy(content: bytes | memoryview) -> Shaped[np.ndarray, "..."]:
     """An array of plain numbers from .npy bytes; it shares their memory.
 
     Raises:
@@ -132,9 +132,48 @@ def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
-def _png(array: Shaped[np.ndarray, "..."]) -> bytes:
+@lru_cache(maxsize=4)
+def _metres(scale_m: float) -> Float32[np.ndarray, " 65536"]:
+    """Metres by stored number; computed as sources do, in float64, so that nothing is lost."""
+    metres = (np.arange(_UINT16_MAX + 1) * scale_m).astype(np.float32)
+    metres[0] = np.nan
+    return metres
+
+
+@lru_cache(maxsize=1)
+def _zstd() -> Any:
+    return pa.Codec("zstd", compression_level=_ZSTD_EFFORT)
+
+
+def _decompressed(content: bytes | memoryview) -> memoryview:
+    size = _zstd_size(bytes(content[:18]))
+    if size > _LARGEST_ARRAY:
+        raise ValueError(f"a compressed member of {size} bytes is too large to be one of ours")
+    return memoryview(pa.decompress(content, decompressed_size=size, codec="zstd"))
+
+
+def _zstd_size(head: bytes) -> int:
+    """How large a zstd frame is when decompressed.
+
+    Source: RFC 8878, section 3.1.1.1: a descriptor, window and dictionary fields that may be absent, then
+        the size, little-endian; a size of two bytes counts from 256.
+
+    Raises:
+        ValueError: If it is no such frame or does not say.
+    """
+    if len(head) < 6 or head[:4] != _ZSTD_MAGIC:
+        raise ValueError("not a zstd frame")
+    flag, single = head[4] >> 6, head[4] >> 5 & 1
+    width = (single, 2, 4, 8)[flag]
+    if not width:
+        raise ValueError("a zstd frame that does not say its size; compress it in one go")
+    start = 5 + (not single) + (0, 1, 2, 4)[head[4] & 3]
+    return int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
+
+
+def _picture(array: Shaped[np.ndarray, "..."], kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "PNG", compress_level=_PNG_EFFORT)
+    Image.fromarray(array).save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -147,12 +186,7 @@ def _quantise(
         raise Refused(
             "depth_out_of_range",
             f"depth reaches {farthest:.1f} m; 16 bits of {scale_m:g} m hold {_UINT16_MAX * scale_m:.1f} m",
-            "store arrays instead: data.encoding: npy",
+            "store arrays instead: data.encoding: {depth: npy.zst}",
         )
     units = np.maximum(np.rint(np.where(valid, depth, 0).astype(np.float64) / scale_m), 1)
     return np.where(valid, units, 0).astype(np.uint16)
-
-
-def _labels(seg: UInt8[np.ndarray, "height width"]) -> tuple[int, ...]:
-    counts = np.bincount(seg.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
-    return tuple(np.flatnonzero(counts).tolist())

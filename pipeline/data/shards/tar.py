@@ -42,11 +42,11 @@ class TarWriter:
 
     def finish(self) -> Shard:
         """Write the end of the archive and wait until it is on disk."""
-        self._write(bytes(2 * _BLOCK))
-        self._write(bytes(-self._end % _RECORD))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file:
+            self._write(bytes(2 * _BLOCK))
+            self._write(bytes(-self._end % _RECORD))
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return Shard(self.samples, self._end, self._hash.hexdigest())
 
     def abandon(self) -> None:
