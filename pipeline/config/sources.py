@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from pipeline.config.containers import Container
 from pipeline.config.pictures import DepthSection, SegSection
 from pipeline.config.section import Count, Fraction, Positive, Section
 
@@ -96,4 +97,4 @@ class FolderSource(Section):
         return self
 
 
-Source = Annotated[RoomsSource | TabletopSource | FolderSource, Field(discriminator="kind")]
+Source = Annotated[RoomsSource | TabletopSource | FolderSource | Container, Field(discriminator="kind")]

@@ -123,10 +123,12 @@ def test_depth_unit_is_mandatory_and_explains_itself(tmp_path: Path) -> None:
 
 def test_kind_of_source_is_mandatory_and_known(tmp_path: Path) -> None:
     (missing,) = mistakes(tmp_path, "name: a\ndata:\n  source: {count: 5}")
-    assert missing == "a.yaml:3: data.source.kind: missing; choose one of rooms, tabletop, folder"
+    known = "rooms, tabletop, folder, webdataset, parquet, nyuv2, bop, hypersim"
+    assert missing == f"a.yaml:3: data.source.kind: missing; choose one of {known}"
     (wrong,) = mistakes(tmp_path, "name: a\ndata:\n  source: {kind: table}")
+    listed = known.replace(", ", " | ")
     assert wrong.startswith(
-        'a.yaml:3: data.source.kind: must be rooms | tabletop | folder, not "table"; did you mean tabletop?'
+        f'a.yaml:3: data.source.kind: must be {listed}, not "table"; did you mean tabletop?'
     )
 
 

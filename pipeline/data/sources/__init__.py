@@ -1,10 +1,22 @@
 """Where samples come from: what a source has, and how to load some of its samples in any process."""
 
+from pipeline.config.containers import (
+    BopSource,
+    HypersimSource,
+    Nyuv2Source,
+    ParquetSource,
+    WebdatasetSource,
+)
 from pipeline.config.data import Data
 from pipeline.config.sources import FolderSource, RoomsSource, TabletopSource
+from pipeline.data.sources.bop import open_bop
 from pipeline.data.sources.catalogue import Catalogue
 from pipeline.data.sources.folder import open_folder
+from pipeline.data.sources.hypersim import open_hypersim
+from pipeline.data.sources.nyuv2 import open_nyuv2
+from pipeline.data.sources.parquet import open_parquet
 from pipeline.data.sources.scenes import open_rooms, open_tabletop
+from pipeline.data.sources.webdataset import open_webdataset
 
 __all__ = ["Catalogue", "open_source"]
 
@@ -22,3 +34,13 @@ def open_source(config: Data) -> Catalogue:
             return open_tabletop(config, source)
         case FolderSource() as source:
             return open_folder(config, source)
+        case WebdatasetSource() as source:
+            return open_webdataset(config, source)
+        case ParquetSource() as source:
+            return open_parquet(config, source)
+        case Nyuv2Source() as source:
+            return open_nyuv2(config, source)
+        case BopSource() as source:
+            return open_bop(config, source)
+        case HypersimSource() as source:
+            return open_hypersim(config, source)
