@@ -3,12 +3,13 @@
 Under a root:
 
     <name>/<stage>/            a finished stage (train works here too, since it is resumable)
-    <name>/.<stage>.partial/   a stage at work; emptied when it starts
+    <name>/.<stage>.partial/   a stage at work; emptied when it starts, but for shard, which goes on there
     <name>/<stage>.<key8>/     a superseded result; only `clean` removes it
     datasets/<key16>/          what shard made, shared by all runs with the same data config
 """
 
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,8 +36,17 @@ TIMING = "timing.json"
 RESUMABLE: tuple[StageName, ...] = ("train",)
 """Stages that work in their final directory and pick up what an interrupted attempt left."""
 
+CONTINUED: tuple[StageName, ...] = (*RESUMABLE, "shard")
+"""Stages that go on where an interrupted attempt with the same key ended."""
+
 MODEL_FILES = ("model.safetensors", "model.json")
 """What later stages read of `train/`; its history and checkpoints do not make them run again."""
+
+DATASET_FILES = ("dataset.json", "index.parquet")
+"""What says all of a dataset, the hash of every tar included; metrics and pictures are only about it."""
+
+PICTURES = "pictures"
+"""Of a dataset they may differ between versions of a library, and get lost: it is the same dataset."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,7 @@ def begin(place: Place, record: Record, *, anew: bool = False) -> Record:
     Args:
         place: Where the stage works.
         record: What is about to run; its count of attempts is replaced.
-        anew: Set aside what a resumable stage left, even of the same key.
+        anew: Do not go on with what an interrupted attempt left, even of the same key.
 
     Returns:
         The record as written.
@@ -157,7 +167,8 @@ def begin(place: Place, record: Record, *, anew: bool = False) -> Record:
     previous = _readable(place.working)
     same = previous is not None and previous.key == record.key
     if place.working != place.final:
-        shutil.rmtree(place.working, ignore_errors=True)
+        if anew or not same or record.stage not in CONTINUED:
+            shutil.rmtree(place.working, ignore_errors=True)
     elif place.working.exists() and (anew or not same):
         set_aside(place.working)
         same = False
@@ -191,13 +202,14 @@ def commit(place: Place, record: Record, manifest: Manifest, root: Path) -> Reco
     directory = place.working
     write_json(directory / METRICS, dict(sorted(manifest.metrics.items())))
     write_json(directory / TIMING, dict(sorted(manifest.timing.items())))
-    files = file_sizes(directory, leave_out=(RECORD, TIMING, "checkpoints"))
+    beside = (PICTURES,) if record.stage == "shard" else ()
+    files = file_sizes(directory, leave_out=(RECORD, TIMING, "checkpoints", *beside))
     complete = replace(
         record,
         state="complete",
         outputs=manifest.outputs,
         files=files,
-        digest=content_digest(directory, [name for name in MODEL_FILES if name in files] or files),
+        digest=content_digest(directory, _read_later(record.stage, files)),
         headline={name: manifest.metrics[name] for name in manifest.headline},
     )
     sync_tree(directory)
@@ -230,6 +242,8 @@ def adopt_dataset(place: Place, root: Path) -> Record:
     partial.mkdir(parents=True)
     for name in (METRICS, TIMING):
         shutil.copyfile(place.final / name, partial / name)
+    if (place.final / PICTURES).is_dir():
+        shutil.copytree(place.final / PICTURES, partial / PICTURES)
     write_record(partial, named)
     if place.home.exists():
         set_aside(place.home)
@@ -262,6 +276,11 @@ def _readable(directory: Path) -> Record | None:
         return read_record(directory)
     except InputError:
         return None
+
+
+def _read_later(stage: StageName, files: Collection[str]) -> Collection[str]:
+    decisive = {"train": MODEL_FILES, "shard": DATASET_FILES}.get(stage, ())
+    return [name for name in decisive if name in files] or files
 
 
 def _output(place: Place, root: Path, path: str) -> Path:
