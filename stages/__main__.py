@@ -39,6 +39,7 @@ GROUPS = {
     },
     "one stage of it": STAGE_HELP,
     "look at it": {
+        "inspect": "what a dataset holds: counts, classes, depth, what was refused, pictures",
         "ui": "open MLflow on this machine",
         "sync": "upload to MLflow what an outage delayed",
     },
@@ -53,6 +54,7 @@ examples:
   {command} plan configs/rooms.yaml --set model.latent=64
   {command} run configs/tools.yaml --set data.source.root=~/captures
   {command} status configs/tools.yaml --json
+  {command} inspect configs/rooms.yaml --output pictures
 
 Results go to runs/NAME/STAGE/ (--root moves runs/). The same command again continues or skips.
 Exit codes: 0 done, 1 failed, 2 something to put right (one message says what), 75 stopped and saved.
@@ -132,6 +134,13 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.set_defaults(command=command)
     if command == "demo":
         parser.set_defaults(config=CHECKOUT / "configs" / "demo.yaml")
+    elif command == "inspect":
+        parser.add_argument(
+            "dataset",
+            metavar="DATASET",
+            type=Path,
+            help="a dataset directory, or a CONFIG whose dataset is there",
+        )
     elif command != "doctor":
         optional = command in ("config", "ui")
         nargs = "?" if optional else None
@@ -165,13 +174,29 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
         )
     if command in ("demo", "run", *STAGE_HELP):
         parser.add_argument(
-            "--nproc", metavar="N", type=_positive, help="processes that train together (default: 1)"
+            "--nproc", metavar="N", type=_positive, help="processes that read data or train together (default: 1)"
         )
         parser.add_argument("--wait", action="store_true", help="wait for another run of the same name")
+    if command in ("demo", "run", "shard"):
+        parser.add_argument(
+            "--strict",
+            action="append_const",
+            const="data.strict=true",
+            dest="overrides",
+            help="stop at the first sample that cannot be used, instead of leaving it out",
+        )
     if command in ("demo", "run", "clean", *STAGE_HELP):
         parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    if command == "status":
+    if command in ("status", "inspect"):
         parser.add_argument("--json", action="store_true", help="for programs")
+    if command == "inspect":
+        parser.add_argument("--output", metavar="DIR", type=Path, help="draw pictures into this directory")
+        parser.add_argument(
+            "--limit",
+            metavar="N",
+            type=_positive,
+            help="samples to look at for classes and depth (default: 2000)",
+        )
     if command == "ui":
         parser.add_argument(
             "--port", metavar="N", type=_port, help="where to serve (default: the first free one from 5000)"

@@ -9,8 +9,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from pipeline.config import Config, load_config, resolved_yaml
-from pipeline.errors import InputError
+from pipeline.errors import InputError, command_name
 from pipeline.orchestration import report
+from pipeline.orchestration.ledger import RECORD, read_record
 from pipeline.orchestration.origin import Origin
 from pipeline.orchestration.plan import Selection
 from pipeline.orchestration.plan import plan as decide
@@ -74,6 +75,15 @@ def clean(arguments: argparse.Namespace) -> int:
     else:
         print("nothing to remove")
     return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """`inspect DATASET`: what it holds."""
+    from stages import inspect as inspection
+
+    return inspection.run(
+        _dataset(arguments), output=arguments.output, as_json=arguments.json, limit=arguments.limit
+    )
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -147,6 +157,29 @@ def _run(arguments: argparse.Namespace, selection: Selection) -> int:
     return 0
 
 
+def _dataset(arguments: argparse.Namespace) -> Path:
+    """The dataset directory that is named, directly or as that of a config or of a run's `shard`.
+
+    Raises:
+        InputError: If there is none.
+    """
+    named: Path = arguments.dataset
+    if named.is_dir():
+        record = read_record(named) if (named / RECORD).is_file() else None
+        dataset = record.outputs.get("dataset", ".") if record else "."
+        return named.parent.parent / dataset if dataset.startswith("datasets/") else named
+    if named.suffix not in (".yaml", ".yml"):
+        raise InputError(f"{named}: there is no such directory; name a dataset directory or a config (.yaml)")
+    config = load_config(named, arguments.overrides)
+    step = decide(config, _root(arguments))[0]
+    if step.place is None or not step.is_done:
+        raise InputError(
+            f"{named}: its dataset is not there ({step.reason}); "
+            f"`{command_name()} shard {_origin(arguments).arguments()}` makes it"
+        )
+    return step.place.final
+
+
 def _show_outcome(config: Config, root: Path, notes: Sequence[str]) -> None:
     print(f"\n{config.name} in {root / config.name}\n")
     print(report.headline_text(config, root))
@@ -184,7 +217,7 @@ def _root(arguments: argparse.Namespace) -> Path:
 
 
 def _origin(arguments: argparse.Namespace) -> Origin:
-    path = arguments.config
+    path = arguments.dataset if arguments.command == "inspect" else arguments.config
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return Origin(str(path.resolve()), tuple(arguments.overrides), arguments.root, str(shown))
 

@@ -83,6 +83,12 @@ def class_colour(label: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def depth_colour(depth_m: float, low_m: float, high_m: float) -> tuple[int, int, int]:
+    """Red, green and blue, 0..255, of a depth between the two ends of the colour map."""
+    red, green, blue = (int(part) for part in depth_image(np.array([[depth_m]]), None, low_m, high_m)[0, 0])
+    return red, green, blue
+
+
 def depth_range_m(statistics: DepthStatistics) -> tuple[float, float]:
     """The depths that the colour map spans: one scale for every picture of a dataset.
 

@@ -25,10 +25,11 @@ _MARGIN, _GAP, _GROUP_GAP, _PAD = 20, 4, 16, 8
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture, or None where there is nothing to show, and a note under it."""
+    """One picture, or None where there is nothing to show and `blank` stands instead; a note under it."""
 
     image: UInt8[np.ndarray, "height width 3"] | None
     note: str = ""
+    blank: str = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def _paint_tile(
         write(
             brush,
             (x + shape[0] // 2, y + shape[1] // 2),
-            "\N{EN DASH}",
+            tile.blank,
             font(TEXT_PX),
             anchor="mm",
             fill=FAINT,

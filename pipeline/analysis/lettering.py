@@ -9,7 +9,7 @@ from PIL import ImageDraw, ImageFont
 INK, FAINT = (32, 33, 36), (112, 117, 122)
 TEXT_PX, NOTE_PX = 15, 13
 
-Anchor = Literal["la", "ma", "md", "rm", "mm", "lm"]
+Anchor = Literal["la", "ld", "ma", "md", "rm", "mm", "lm"]
 """Which point of the text stands at the given place: left, middle or right; ascender, middle or descender."""
 
 

@@ -1,12 +1,9 @@
 """Scenes as a person sees them, real or decoded: colours, metres and class labels."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-
-from pipeline.data.modality import IGNORE_INDEX, Sample
 
 
 @dataclass(frozen=True)
@@ -44,27 +41,6 @@ def joined(parts: list[Views]) -> Views:
         _concatenated([part.depth_m for part in parts]),
         _concatenated([part.labels for part in parts]),
     )
-
-
-def sample_views(samples: Sequence[Sample], size: int) -> Views:
-    """Real scenes as they are stored, each modality of them; what a sample lacks is unknown.
-
-    Args:
-        samples: At least one.
-        size: Height and width of every sample.
-    """
-    count = len(samples)
-    rgb = np.full((count, 3, size, size), np.nan, np.float32)
-    depth_m = np.full((count, size, size), np.nan, np.float32)
-    labels = np.full((count, size, size), IGNORE_INDEX, np.uint8)
-    for row, sample in enumerate(samples):
-        if sample.rgb is not None:
-            rgb[row] = sample.rgb.transpose(2, 0, 1).astype(np.float32) / np.float32(255.0)
-        if sample.depth is not None:
-            depth_m[row] = sample.depth
-        if sample.seg is not None:
-            labels[row] = sample.seg
-    return Views(rgb, depth_m, labels)
 
 
 def _concatenated(parts: list[np.ndarray | None]) -> np.ndarray | None:
