@@ -41,6 +41,16 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in _DIGITS.split(name)]
 
 
+def natural_text(name: str) -> str:
+    """Text whose alphabetical order is the natural order of names, where a column needs text."""
+    return "".join(_as_text(part) if part.isdecimal() else part + "\0" for part in _DIGITS.split(name))
+
+
+def _as_text(digits: str) -> str:
+    number = str(int(digits))
+    return f"{len(number):04d}{number}"
+
+
 def _with_hash(key: str, name: str) -> str:
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:_HASH_DIGITS]
     return f"{key[: LONGEST - _HASH_DIGITS - 1]}-{digest}"

@@ -42,8 +42,13 @@ class Assembly:
 
     @property
     def depth_scale_m(self) -> float:
-        """Metres per unit of a depth PNG that loses nothing stored as integers."""
+        """Metres per unit of a depth PNG, for depth that is stored as integers."""
         return 0.001 if self.depth is None else self.depth.scale_m
+
+    @property
+    def whole_depth(self) -> bool:
+        """Whether depth stored in integers of 16 bits fits a depth PNG of that scale exactly."""
+        return self.depth is not None and self.depth.is_multiple
 
     def sample(
         self,

@@ -33,10 +33,14 @@ class DepthReading:
     offset: float = 0.0
 
     @property
+    def is_multiple(self) -> bool:
+        """Whether planar depth is a multiple of the unit where integers are stored."""
+        return self.section.encoding != "disparity" and self.section.distance == "planar"
+
+    @property
     def scale_m(self) -> float:
-        """Metres per unit of a 16-bit PNG that loses nothing stored as integers, where there is one."""
-        linear = self.section.encoding != "disparity" and self.section.distance == "planar"
-        return self.unit if linear else _PLAIN_SCALE_M
+        """Metres per unit of a depth PNG, which loses nothing where depth is a multiple of the unit."""
+        return self.unit if self.is_multiple else _PLAIN_SCALE_M
 
 
 def depth_reading(section: DepthSection) -> DepthReading:
