@@ -105,12 +105,16 @@ def _train(
         samples_seen=state.samples_seen,
         world_rank=world.rank,
         world_size=world.size,
+        loading=train.loading,
+        augment=train.augment,
+        mix=train.mix,
+        say=context.progress.say,
     )
     with closing(batches):
         optimise(
             state,
             make_update(state, processes.wrap(state.model), rules, processes.sum),
-            batches,
+            (batch.to(processes.device) for batch in batches),
             Cadence(train.samples, train.batch, train.log_samples, train.checkpoint_samples),
             log=log,
             save=save,

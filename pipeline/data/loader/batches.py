@@ -129,6 +129,7 @@ def sequential_batches(
 
 def _plan(mixture: Mixture, keeper: Keeper, position: int, count: int) -> Plan:
     chosen = mixture.at(position, count)
+    mixture.expect(position, count)
     task = Task(tuple(keeper.parts(chosen)), chosen.epoch, chosen.sample)
     own = mixture.datasets[0]
     factors = own.factors(mixture.split, chosen.row) if len(mixture.datasets) == 1 else None

@@ -9,14 +9,18 @@ from jaxtyping import Int64
 
 from pipeline.data.batch import Batch, PackedBatch
 from pipeline.data.loader.arrays import Arrays, Layout
+from pipeline.data.loader.copies import Copies
+from pipeline.data.loader.fetching import Fetching
 from pipeline.data.loader.files import ShardFiles
+from pipeline.data.loader.location import located
 from pipeline.data.loader.order import Order
 from pipeline.data.loader.places import Places
 from pipeline.data.loader.reader import Reader, Store
 from pipeline.data.loader.rows import read_rows
+from pipeline.data.loader.verified import Verified
 from pipeline.data.modality import DatasetInfo
 from pipeline.data.shards.dataset import INDEX, INFO
-from pipeline.data.shards.description import Description, read_description
+from pipeline.data.shards.description import read_description
 from pipeline.errors import InputError
 
 
@@ -28,19 +32,32 @@ class ShardedDataset:
         store: What it takes to read its samples.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Open a dataset.
+    def __init__(self, place: Path | str, cache: Path | None = None, cache_gib: float = 50.0) -> None:
+        """Open a dataset; its tars are looked at, and read whole when they are first needed.
+
+        Args:
+            place: A dataset directory, or the URL of one.
+            cache: Where copies of remote tars lie; None: in this person's cache directory.
+            cache_gib: How large that may become.
 
         Raises:
-            InputError: If it is incomplete, or a tar is not the one that the index describes.
+            InputError: If it is incomplete, or a tar has not the size that the index was made for.
         """
-        self._directory = directory
+        directory, location = located(place, cache, cache_gib)
+        self._name = str(place)
         description = read_description(directory / INFO)
         self.info: DatasetInfo = description.info
-        _check_shards(directory, description)
+        tars = location.copies() if location.is_remote else Path(location.shards)
+        self._shards = list(description.shards.items())
+        self._verified = Verified(tars)
+        self._right = np.zeros(len(self._shards), bool)
+        if not location.is_remote:
+            self._right[:] = [self._verified.is_known(name, shard) for name, shard in self._shards]
         self._splits = read_rows(directory / INDEX, description)
+        self._copies = Copies(location, description.shards) if location.is_remote else None
+        self._fetching = Fetching(self._copies, self._verified) if self._copies else None
         self.store = Store(
-            files=ShardFiles(directory, tuple(description.shards)),
+            files=ShardFiles(tars, tuple(description.shards), self._copies),
             layout=Layout(self.info.modalities, self.info.image_size),
             suffix={m: description.members[m].partition(".")[2] for m in self.info.modalities},
             depth_scale_m=self.info.depth_scale_m,
@@ -48,7 +65,12 @@ class ShardedDataset:
         self._reader = Reader(self.store)
 
     def __str__(self) -> str:
-        return str(self._directory)
+        return self._name
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its tars are fetched when they are needed."""
+        return self._fetching is not None
 
     def length(self, split: str) -> int:
         """Number of samples in a split; 0 if there is no such split."""
@@ -86,7 +108,21 @@ class ShardedDataset:
         Raises:
             InputError: If one of the tars is not the one that the index describes.
         """
-        return self._splits[split].places(rows)
+        places = self._splits[split].places(rows)
+        for shard in np.unique(places.shard[~self._right[places.shard]]).tolist():
+            name, expected = self._shards[shard]
+            if self._fetching:
+                self._fetching.wait_for(name)
+            else:
+                self._verified.verify(name, expected)
+            self._right[shard] = True
+        return places
+
+    def expect(self, split: str, tars: Sequence[int]) -> None:
+        """Begin to fetch tars (of a split, by number) that will be needed, if they are elsewhere."""
+        if self._fetching:
+            shards = self._splits[split].shards
+            self._fetching.expect([self._shards[int(shards[tar])][0] for tar in tars])
 
     def factors(self, split: str, rows: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, "row factor"] | None:
         """Known factors of some rows; None if none is known."""
@@ -106,6 +142,8 @@ class ShardedDataset:
     def close(self) -> None:
         """Close the files; they open again when they are needed."""
         self.store.files.close()
+        if self._fetching:
+            self._fetching.close()
 
 
 def packed_batch(
@@ -119,16 +157,3 @@ def packed_batch(
         index=torch.from_numpy(index),
         factors=None if factors is None else torch.from_numpy(factors),
     )
-
-
-def _check_shards(directory: Path, description: Description) -> None:
-    for name, shard in description.shards.items():
-        path = directory / name
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}; the dataset is incomplete, write it again") from None
-        if size != shard.bytes:
-            raise InputError(
-                f"{path}: {size} bytes, but its index was made for {shard.bytes}; write the dataset again"
-            )

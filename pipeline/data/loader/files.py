@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from pipeline.data.loader.copies import Copies
 from pipeline.errors import InputError
 
 _OPEN_SHARDS = 64
@@ -19,10 +20,12 @@ class ShardFiles:
     Attributes:
         directory: Where they are.
         names: Of all of them, in the order of `dataset.json`.
+        copies: Where they come from if they are copies of what is elsewhere.
     """
 
     directory: Path
     names: tuple[str, ...]
+    copies: Copies | None = None
     _files: OrderedDict[int, int] = field(default_factory=OrderedDict, repr=False)
     _lock: Any = field(default_factory=Lock, repr=False)
 
@@ -61,8 +64,10 @@ class ShardFiles:
 
     def _open(self, shard: int) -> int:
         if shard not in self._files:
+            name = self.names[shard]
+            path = self.copies.path(name) if self.copies else self.directory / name
             try:
-                self._files[shard] = os.open(self.directory / self.names[shard], os.O_RDONLY | os.O_CLOEXEC)
+                self._files[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise InputError(f"{self.name(shard)}: {error.strerror}; write the dataset again") from error
             if len(self._files) > _OPEN_SHARDS:
@@ -74,7 +79,7 @@ class ShardFiles:
         return InputError(f"{self.name(shard)}: ends before byte {end}; write the dataset again")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"directory": self.directory, "names": self.names}
+        return {"directory": self.directory, "names": self.names, "copies": self.copies}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]

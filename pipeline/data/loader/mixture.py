@@ -94,13 +94,15 @@ class Mixture:
             epoch[here] = order.epochs(first, len(here))
         return Chosen(dataset, row, epoch, row + self._first_sample[dataset])
 
-    def tars_ahead(self, position: int, count: int) -> list[list[int]]:
-        """For each dataset, the tars that positions need and those that come after theirs."""
-        dataset = self._datasets_at(position, count)
-        return [
-            order.tars_ahead(self._taken(number, position), int((dataset == number).sum()))
-            for number, order in enumerate(self.orders)
-        ]
+    def expect(self, position: int, count: int) -> None:
+        """Begin to fetch the tars that positions need, and those that come after them."""
+        if not any(dataset.is_remote for dataset in self.datasets):
+            return
+        chosen = self._datasets_at(position, count)
+        for number, (dataset, order) in enumerate(zip(self.datasets, self.orders, strict=True)):
+            here = int((chosen == number).sum())
+            if here:
+                dataset.expect(self.split, order.tars_ahead(self._taken(number, position), here))
 
     def _datasets_at(self, position: int, count: int) -> Int64[np.ndarray, " row"]:
         if len(self.datasets) == 1:

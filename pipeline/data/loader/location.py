@@ -1,0 +1,129 @@
+"""Where the tars of a dataset are: beside its description, in another directory, or behind a URL.
+
+A directory whose `location.json` names another place holds only description and index. Needs no torch.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from pipeline.config.existing import DatasetSource
+from pipeline.data.loader.verified import cache_home
+from pipeline.data.modality import DatasetInfo
+from pipeline.data.shards.dataset import INDEX, INFO, QUARANTINE
+from pipeline.data.shards.description import read_description
+from pipeline.data.storage import Storage
+from pipeline.errors import InputError
+
+LOCATION = "location.json"
+
+_LARGEST = 1 << 40
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where tars are.
+
+    Attributes:
+        shards: A directory or a URL.
+        cache: Where copies of remote tars lie.
+        cache_gib: How large that may become.
+    """
+
+    shards: str
+    cache: str
+    cache_gib: float = 50.0
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether tars have to be fetched."""
+        return "://" in self.shards
+
+    def copies(self) -> Path:
+        """Where copies of this dataset lie."""
+        return Path(self.cache) / sha256(self.shards.encode()).hexdigest()[:16]
+
+
+def located(place: Path | str, cache: Path | None = None, cache_gib: float = 50.0) -> tuple[Path, Location]:
+    """A local directory with description and index, and where the tars are.
+
+    Args:
+        place: A dataset directory, or the URL of one.
+        cache: Where copies of what is remote lie; None: in this person's cache directory.
+        cache_gib: How large that may become.
+
+    Raises:
+        InputError: If something remote cannot be fetched, or `location.json` is damaged.
+    """
+    copies = str(cache or cache_home() / "shards")
+    if "://" in str(place):
+        location = Location(str(place).rstrip("/"), copies, cache_gib)
+        directory = location.copies()
+        fetch_description(location.shards, directory)
+        return directory, location
+    directory = Path(place)
+    stored = directory / LOCATION
+    if not stored.exists():
+        return directory, Location(str(directory), copies, cache_gib)
+    try:
+        return directory, Location(**json.loads(stored.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{stored}: cannot be read ({error}); run the shard stage again") from None
+
+
+def fetch_description(url: str, directory: Path) -> None:
+    """Fetch `dataset.json`, and `index.parquet` unless the one that is there belongs to it.
+
+    Raises:
+        InputError: If one of them cannot be fetched.
+    """
+    storage = Storage(url, field="data.source.path")
+    description = storage.read(INFO, 0, _LARGEST)
+    of, known = directory / f".{INDEX}.of", sha256(description).hexdigest()
+    if (directory / INDEX).exists() and of.exists() and of.read_text() == known:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in ((INDEX, storage.read(INDEX, 0, _LARGEST)), (INFO, description)):
+        partial = directory / f".{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(directory / name)
+    of.write_text(known)
+
+
+def adopt_dataset(source: DatasetSource, image_size: int, directory: Path) -> DatasetInfo:
+    """Make a directory that stands for an existing dataset: its description and index, none of its tars.
+
+    Args:
+        source: Where it is.
+        image_size: What the run expects of it.
+        directory: What is written to.
+
+    Raises:
+        InputError: If there is no dataset, or its pictures have another size.
+    """
+    if source.is_remote:
+        fetch_description(source.path.rstrip("/"), directory)
+        place = source.path.rstrip("/")
+        Storage(place, field="data.source.path")
+    else:
+        home, location = located(Path(source.path).expanduser().resolve())
+        place = location.shards
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in (INFO, INDEX, QUARANTINE):
+            try:
+                (directory / name).write_bytes((home / name).read_bytes())
+            except OSError as error:
+                raise InputError(
+                    f"data.source.path: {home / name}: {error.strerror}; {home} is not a dataset directory"
+                ) from None
+    info = read_description(directory / INFO).info
+    if info.image_size != image_size:
+        raise InputError(
+            f"data.image_size is {image_size}, but the pictures of {source.path} are {info.image_size} px; "
+            f"set data.image_size: {info.image_size}"
+        )
+    cache = source.cache or cache_home() / "shards"
+    stored = json.dumps(asdict(Location(place, str(cache), source.cache_gib)), indent=1)
+    (directory / LOCATION).write_text(stored + "\n", encoding="utf-8")
+    return info
