@@ -19,7 +19,7 @@ from types import FrameType
 from pipeline.config import Config
 from pipeline.errors import Interrupted, as_input_error
 from pipeline.orchestration.job import Job, read_job
-from pipeline.orchestration.ledger import RESUMABLE, commit, fail, write_record
+from pipeline.orchestration.ledger import RESUMABLE, commit, fail, read_record, write_record
 from pipeline.orchestration.processes import PARENT, die_with_parent
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, Manifest, World
@@ -96,6 +96,7 @@ def _work(job: Job, run: StageRun) -> int:
         world=world,
         progress=progress,
         stop_requested=stop.is_set,
+        peer_failure=lambda: _failure(job),
     )
     try:
         if world.is_main:
@@ -109,6 +110,12 @@ def _work(job: Job, run: StageRun) -> int:
     except Exception as error:  # noqa: BLE001 (the border of the process: everything becomes an exit code)
         return _report(error, job)
     return 0
+
+
+def _failure(job: Job) -> str | None:
+    """What any process of the stage recorded when it failed."""
+    record = read_record(job.place.working)
+    return record.error if record and record.state == "failed" else None
 
 
 def _report(error: Exception, job: Job) -> int:

@@ -25,7 +25,7 @@ from pipeline.orchestration.processes import (
 from pipeline.orchestration.stage import STAGES, StageName
 from pipeline.orchestration.tracking import Mirror, NoMirror, start_mirror
 
-DISTRIBUTED: tuple[StageName, ...] = ("train",)
+DISTRIBUTED: tuple[StageName, ...] = ("shard", "train")
 """Stages that several processes share."""
 
 UPLOAD_TIMEOUT_S = 60.0
