@@ -11,7 +11,9 @@ from itertools import chain, islice
 from typing import Any, overload
 
 from pipeline.config.data import Data
+from pipeline.config.existing import DatasetSource
 from pipeline.config.section import Section
+from pipeline.data.loader.location import adopt_dataset
 from pipeline.data.modality import SPLITS, DatasetInfo
 from pipeline.data.parallel import ordered_map, processor_count
 from pipeline.data.refusal import Refusal
@@ -48,7 +50,10 @@ def run(config: Data, context: Context) -> Manifest:
         InputError: If the source cannot be read, too much of it was refused, or a split is empty.
     """
     started_s = time.monotonic()
-    if not (context.directory / INFO).exists():
+    if isinstance(config.source, DatasetSource):
+        if context.world.is_main:
+            adopt_dataset(config.source, config.image_size, context.directory)
+    elif not (context.directory / INFO).exists():
         _make(config, context)
     if not context.world.is_main:
         return Manifest()

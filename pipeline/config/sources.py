@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.config.containers import Container, ListedSplit, Texts
+from pipeline.config.existing import DatasetSource
 from pipeline.config.pictures import DepthSection, SegSection
 from pipeline.config.section import Count, Fraction, Positive, Section
 
@@ -139,4 +140,6 @@ class FolderSource(Section):
         return self
 
 
-Source = Annotated[RoomsSource | TabletopSource | FolderSource | Container, Field(discriminator="kind")]
+Source = Annotated[
+    RoomsSource | TabletopSource | FolderSource | Container | DatasetSource, Field(discriminator="kind")
+]

@@ -91,6 +91,24 @@ def fetch_description(url: str, directory: Path) -> None:
     of.write_text(known)
 
 
+def existing_digest(source: DatasetSource) -> str:
+    """Names the content of an existing dataset: its description holds every tar's SHA-256.
+
+    Raises:
+        InputError: If there is none, or nobody answers where it is.
+    """
+    if source.is_remote:
+        content = Storage(source.path.rstrip("/"), field="data.source.path").read(INFO, 0, _LARGEST)
+        return sha256(content).hexdigest()
+    path = Path(source.path).expanduser() / INFO
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"data.source.path: {path}: {error.strerror}; {path.parent} is not a dataset directory"
+        ) from None
+
+
 def adopt_dataset(source: DatasetSource, image_size: int, directory: Path) -> DatasetInfo:
     """Make a directory that stands for an existing dataset: its description and index, none of its tars.
 
@@ -103,13 +121,11 @@ def adopt_dataset(source: DatasetSource, image_size: int, directory: Path) -> Da
         InputError: If there is no dataset, or its pictures have another size.
     """
     if source.is_remote:
-        fetch_description(source.path.rstrip("/"), directory)
         place = source.path.rstrip("/")
-        Storage(place, field="data.source.path")
+        fetch_description(place, directory)
     else:
         home, location = located(Path(source.path).expanduser().resolve())
         place = location.shards
-        directory.mkdir(parents=True, exist_ok=True)
         for name in (INFO, INDEX, QUARANTINE):
             try:
                 (directory / name).write_bytes((home / name).read_bytes())
