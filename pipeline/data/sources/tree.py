@@ -185,7 +185,7 @@ class _Tree:
             )
         counted = ", ".join(f"{count} {ending}" for ending, count in self._passed_over.most_common(3))
         found = f"it holds only {counted}" if counted else "it is empty"
-        return f"{where}: no {', '.join(SUFFIXES[:-2])} file for {place.modality}; {found}"
+        return f"{where}: no file for {place.modality} ({', '.join(SUFFIXES)}); {found}"
 
 
 def _files(root: Path, folder: str) -> Iterator[str]:
