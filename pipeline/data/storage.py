@@ -7,11 +7,14 @@ fsspec makes of it (https, s3, gs, hf, memory, ...). Nothing here is written or 
 import fnmatch
 import io
 import json
+import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -24,6 +27,7 @@ MOST_FILES = 100_000
 """More names than this from one pattern are a mistake in the pattern."""
 
 _AT_ONCE = 8
+_COUNTED = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
 _VERSION_FIELDS = (
     "etag",
     "content-md5",
@@ -291,17 +295,15 @@ def _read_at(descriptor: int, start: int, end: int) -> bytes:
 def _expand(pattern: str, setting: str) -> list[str]:
     from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 
-    names: list[str] = []
+    counted = [abs(int(last) - int(first)) + 1 for first, last in _COUNTED.findall(pattern)]
+    if math.prod(counted) > MOST_FILES:
+        raise InputError(f"{setting}: {pattern!r} stands for more than {MOST_FILES:,} files")
     try:
-        for name in braceexpand(pattern):
-            names.append(name)
-            if len(names) > MOST_FILES:
-                raise InputError(f"{setting}: {pattern!r} stands for more than {MOST_FILES:,} files")
+        return list(islice(braceexpand(pattern), MOST_FILES))
     except UnbalancedBracesError:
         raise InputError(
             f"{setting}: {pattern!r} has a brace without its partner; write train-{{000..012}}.tar"
         ) from None
-    return names
 
 
 def _may_pass(error: Exception) -> bool:

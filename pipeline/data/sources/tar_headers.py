@@ -4,8 +4,8 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from io import BufferedIOBase
 from pathlib import PurePosixPath
-from typing import BinaryIO
 
 BLOCK = 512
 
@@ -50,7 +50,7 @@ class DamagedTarError(ValueError):
     """What follows in a tar cannot be read."""
 
 
-def members_of(stream: BinaryIO, size: int) -> Iterator[Member]:
+def members_of(stream: BufferedIOBase, size: int) -> Iterator[Member]:
     """The files in an uncompressed tar, in order; folders are passed over.
 
     Args:
@@ -108,7 +108,7 @@ def _length(stored: int, extended: str | None) -> int:
     return length
 
 
-def _small(stream: BinaryIO, length: int, position: int) -> bytes:
+def _small(stream: BufferedIOBase, length: int, position: int) -> bytes:
     if length > MOST_HEADER_BYTES:
         raise DamagedTarError(f"has an extended header of {length:,} bytes at byte {position:,}")
     return stream.read(length)

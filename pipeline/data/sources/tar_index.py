@@ -128,7 +128,8 @@ class _Column:
             field.append(value)
 
     def places(self) -> Places:
-        return Places(*(np.array(field, field.typecode) for field in self._fields))
+        kinds = np.int32, np.int64, np.int64, np.int8
+        return Places(*(np.array(field, kind) for field, kind in zip(self._fields, kinds, strict=True)))
 
 
 class _Found:
@@ -154,7 +155,7 @@ class _Found:
         """The samples of one more tar."""
         seen: dict[str, int] = {}
         for sample in samples:
-            self._unread.update(sample.members.keys() - self._wanted)
+            self._unread.update(sorted(sample.members.keys() - self._wanted))
             chosen = {m: _preferred(codes, sample.members) for m, codes in self._codes.items()}
             trouble = sample.trouble or _cut_off(chosen)
             if trouble is None and not any(chosen.values()):

@@ -143,10 +143,11 @@ def _told_apart(scanned: Sequence[Series], tars: Sequence[str], counts: Sequence
             f"{', '.join(map(str, counts))} tars; which belong together cannot be known"
         )
     stems = [PurePosixPath(tar).with_suffix("").as_posix() for tar in tars[: counts[0]]]
-    told = pa.array(stems, pa.large_string())
+    told, slash = pa.array(stems, pa.large_string()), pa.scalar("/", pa.large_string())
     return [
         replace(
-            one, names=pc.binary_join_element_wise(told.take(pa.array(one.file % counts[0])), one.names, "/")
+            one,
+            names=pc.binary_join_element_wise(told.take(pa.array(one.file % counts[0])), one.names, slash),
         )
         for one in scanned
     ]
