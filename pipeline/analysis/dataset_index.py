@@ -78,12 +78,9 @@ def read_index(directory: Path, description: Description) -> Index:
     split_of: list[np.ndarray] = []
     hashes: dict[str, list[pa.Array]] = {CONTENT: [], LOOK: []}
     for rows in _pieces(directory / INDEX):
-        splits = rows["split"].cast(pa.string()).to_numpy(zero_copy_only=False)
-        code = np.full(len(splits), len(names), np.uint8)
+        code = _split_codes(rows, names)
         for number, name in enumerate(names):
-            here = splits == name
-            code[here] = number
-            sums[name].add(rows, here)
+            sums[name].add(rows, code == number)
         split_of.append(code)
         combinations |= _combinations(rows, description)
         for name, kept in hashes.items():
@@ -110,9 +107,8 @@ def read_rows(directory: Path, wanted: Int64[np.ndarray, " row"]) -> list[dict[s
     first = 0
     for rows in _pieces(directory / INDEX):
         last = first + len(rows)
-        here = wanted[(wanted >= first) & (wanted < last)] - first
-        if len(here):
-            found += rows.take(pa.array(here)).to_pylist()
+        for row in (wanted[(wanted >= first) & (wanted < last)] - first).tolist():
+            found += rows.slice(row, 1).to_pylist()
         first = last
     return found
 
@@ -178,8 +174,22 @@ def _pieces(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _column(rows: pa.RecordBatch, name: str) -> Shaped[np.ndarray, " row"]:
-    column: np.ndarray = rows[name].to_numpy(zero_copy_only=False)
-    return column
+    return _numbers(rows[name])
+
+
+def _numbers(column: pa.Array) -> Shaped[np.ndarray, " row"]:
+    """An array without nulls as NumPy sees it; pyarrow's own way imports pandas, which takes a second."""
+    numbers: np.ndarray = np.from_dlpack(column)
+    return numbers
+
+
+def _split_codes(rows: pa.RecordBatch, names: list[str]) -> UInt8[np.ndarray, " row"]:
+    """Position of each row's split among the names; one more than the last for any other."""
+    column = rows["split"]
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    known = [names.index(name) if name in names else len(names) for name in column.dictionary.to_pylist()]
+    return np.take(np.array(known, np.uint8), _numbers(column.indices))
 
 
 def _check_counts(directory: Path, found: Mapping[str, int], said: Mapping[str, int]) -> None:
@@ -194,15 +204,22 @@ def _check_counts(directory: Path, found: Mapping[str, int], said: Mapping[str, 
 def _content(pieces: list[pa.Array]) -> UInt64[np.ndarray, " row"] | None:
     if not pieces:
         return None
-    column: UInt64[np.ndarray, " row"] = pa.chunked_array(pieces).combine_chunks().to_numpy()
-    return column
+    return np.concatenate([_numbers(piece) for piece in pieces])
 
 
 def _look(pieces: list[pa.Array]) -> UInt64[np.ndarray, "row 2"] | None:
     """Two words per row; zeros where there is nothing to see."""
     if not pieces or pieces[0].type != pa.binary(LOOK_BYTES):
         return None
-    column = pa.chunked_array(pieces).combine_chunks().fill_null(bytes(LOOK_BYTES))
-    words = np.frombuffer(column.buffers()[1], np.uint64)
-    first = 2 * column.offset
-    return words[first : first + 2 * len(column)].reshape(-1, 2)
+    return np.concatenate([_words(piece) for piece in pieces])
+
+
+def _words(column: pa.Array) -> UInt64[np.ndarray, "row 2"]:
+    known, stored = column.buffers()
+    words = (
+        np.frombuffer(stored, np.uint64).reshape(-1, 2)[column.offset : column.offset + len(column)].copy()
+    )
+    if column.null_count:
+        bits = np.unpackbits(np.frombuffer(known, np.uint8), bitorder="little")
+        words[bits[column.offset : column.offset + len(column)] == 0] = 0
+    return words

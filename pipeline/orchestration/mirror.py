@@ -12,6 +12,7 @@ from pipeline.config import Config
 from pipeline.orchestration import mirror_files as files
 from pipeline.orchestration.ledger import Record
 from pipeline.orchestration.mirror_cursor import CursorFile, Execution, Parent, Sent, now_ms
+from pipeline.orchestration.mirror_dataset import USES, lineage
 from pipeline.orchestration.mirror_notes import parent_note, stage_note
 from pipeline.orchestration.mirror_result import push_result, unsent_files
 from pipeline.orchestration.mlflow_store import Store
@@ -160,6 +161,8 @@ class Upload:
             record = files.peek(directory)
             if record and not sent.described:
                 self._describe(store, execution, record)
+            if record and not sent.dataset:
+                self._log_dataset(store, execution, record)
             self._push_history(store, execution, directory)
             if state == "FINISHED" and record:
                 push_result(store, self.file, execution, directory, record)
@@ -210,13 +213,18 @@ class Upload:
             tags["mlflow.note.content"] = note
         if tags:
             store.tag(execution.run, tags)
-        dataset = files.dataset_info(self.run_directory) if execution.stage != "shard" else None
-        if dataset:
-            store.log_dataset(
-                execution.run, *dataset, use="training" if execution.stage == "train" else execution.stage
-            )
         execution.sent.described = True
         self.file.save()
+
+    def _log_dataset(self, store: Store, execution: Execution, record: Record) -> None:
+        """Say which dataset a stage reads, and of shard, once it is there, which it made."""
+        if execution.stage == "shard" and record.state != "complete":
+            return
+        assert execution.run is not None
+        if dataset := lineage(self.run_directory, record):
+            store.log_dataset(execution.run, dataset, USES[execution.stage])
+            execution.sent.dataset = True
+            self.file.save()
 
     def _push_history(self, store: Store, execution: Execution, directory: Path) -> None:
         """Log the lines after the last one the server has; a step repeated by a resume has equal values."""

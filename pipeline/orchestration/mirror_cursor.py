@@ -33,7 +33,8 @@ class Sent:
     Attributes:
         state: Its status there; None before it was created.
         attempt: The attempt its tags speak of.
-        described: Whether parameters and dataset are there.
+        described: Whether parameters are there.
+        dataset: Whether the dataset it made or reads is there.
         samples_seen: The last line of history.jsonl that is there.
         summary: Whether metrics.json and timing.json are there.
         headline: Whether the parent run has the headline metrics.
@@ -45,6 +46,7 @@ class Sent:
     state: RunState | None = None
     attempt: int = 0
     described: bool = False
+    dataset: bool = False
     samples_seen: int = -1
     summary: bool = False
     headline: bool = False

@@ -188,19 +188,6 @@ def parameters(record: Record) -> dict[str, str]:
     return dict(_flat(record.config, ""))
 
 
-def dataset_info(run_directory: Path) -> tuple[str, str, dict[str, Any]] | None:
-    """Name (its path under the root), digest and description of the dataset a run reads."""
-    record = peek(run_directory / "shard")
-    if record is None or "dataset" not in record.outputs:
-        return None
-    name = record.outputs["dataset"]
-    path = run_directory.parent / name / "dataset.json"
-    try:
-        return name, record.digest, json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return name, record.digest, {}
-
-
 def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         if isinstance(value, dict) and value:

@@ -12,6 +12,7 @@ ENDING = "workflowType=machine_learning"
 """Without it the pages open in the view for language models, which hides metrics and images."""
 
 STAGE_NOTES: dict[StageName, str] = {
+    "shard": "Contact sheet and counts: **Model metrics**, or in full size under **Artifacts**, pictures.",
     "train": "Curves: **Model metrics**. The step is the number of samples seen.",
     "evaluate": "Picture grids: **Model metrics**, or in full size under **Artifacts**, pictures.",
     "adapt": "Samples before and after: **Model metrics**, or in full size under **Artifacts**, pictures.",
@@ -58,8 +59,8 @@ def links(base: str, name: str, cursor: Cursor) -> dict[str, str]:
         cursor: Its runs on that server.
 
     Returns:
-        `stages` (all its runs in order), `run`, and of the latest executions `training`, `pictures` and
-        `traversals`, as far as they exist.
+        `stages` (all its runs in order), `run`, and of the latest executions `dataset`, `training`,
+        `pictures` and `traversals`, as far as they exist.
     """
     if cursor.experiment is None or cursor.parent.run is None:
         return {}
@@ -69,6 +70,7 @@ def links(base: str, name: str, cursor: Cursor) -> dict[str, str]:
         "run": _run_page(base, cursor.experiment, cursor.parent.run, ""),
     }
     pages: tuple[tuple[str, StageName], ...] = (
+        ("dataset", "shard"),
         ("training", "train"),
         ("pictures", "evaluate"),
         ("traversals", "analyze"),

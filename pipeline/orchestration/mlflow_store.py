@@ -9,10 +9,10 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.config import Config
+from pipeline.orchestration.mirror_dataset import Lineage
 from pipeline.orchestration.mirror_files import Artifact, Picture
 
 DATABASE = "mlflow.db"
@@ -199,18 +199,19 @@ class Store:
         for start in range(0, len(items), METRICS_PER_BATCH):
             self._client.log_batch(run, metrics=items[start : start + METRICS_PER_BATCH])
 
-    def log_dataset(self, run: str, name: str, digest: str, description: Mapping[str, Any], use: str) -> None:
-        """Say which dataset a run reads; again changes nothing."""
+    def log_dataset(self, run: str, lineage: Lineage, use: str) -> None:
+        """Say which dataset a run made or reads; again changes nothing."""
         import json
 
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
-            name=name,
-            digest=digest[:36],
+            name=lineage.name,
+            digest=lineage.digest,
             source_type="local",
-            source=json.dumps({"uri": name}),
-            profile=json.dumps(description)[:16_000],
+            source=json.dumps({"uri": lineage.source}),
+            schema=json.dumps(lineage.schema) if lineage.schema else None,
+            profile=json.dumps(lineage.profile),
         )
         self._client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", use)])])
 

@@ -35,7 +35,10 @@ class FakeRun:
             from pipeline.config import key_values
 
             section = {"data": key_values(self.config.data)}
-        record = Record(stage, "running", key[:64], 1, section, {}, execution={"processes": 1, "threads": 1})
+        made = self.records.get("shard") if stage != "shard" else None
+        inputs = {"dataset": made.digest} if made else {}
+        execution = {"processes": 1, "threads": 1}
+        record = Record(stage, "running", key[:64], 1, section, inputs, execution=execution)
         place = place_of(self.root, self.config.name, stage, record.key)
         place.home.parent.mkdir(parents=True, exist_ok=True)
         self.records[stage] = begin(place, record)
@@ -55,6 +58,23 @@ class FakeRun:
         if stage == "shard":
             adopt_dataset(place, self.root)
         return place.home
+
+
+def write_dataset(directory: Path, train: int = 12_000) -> None:
+    """What of a dataset concerns MLflow: its description and its pictures."""
+    described = {
+        "modalities": ["rgb", "depth", "seg"],
+        "members": {"rgb": "rgb.npy", "depth": "depth.npy", "seg": "seg.npy"},
+        "class_names": ["floor", "wall", "cube"],
+        "image_size": 64,
+        "counts": {"train": train, "test": 8},
+        "depth": {"mean_m": 2.5},
+        "depth_scale_m": 0.001,
+        "source": {"kind": "rooms"},
+        "quarantine": {"truncated": 3},
+    }
+    (directory / "dataset.json").write_text(json.dumps(described))
+    write_pictures(directory, ["contact_sheet", "classes", "depth"])
 
 
 def write_history(directory: Path, lines: Sequence[int]) -> None:
