@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import chain, islice
 from typing import Any, overload
 
+from pipeline.analysis.dataset_pictures import leave_pictures
 from pipeline.config.data import Data
 from pipeline.config.existing import DatasetSource
 from pipeline.config.section import Section
@@ -58,7 +59,9 @@ def run(config: Data, context: Context) -> Manifest:
     if not context.world.is_main:
         return Manifest()
     shutil.rmtree(context.directory / PARTS, ignore_errors=True)
-    return _manifest(read_info(context.directory), time.monotonic() - started_s)
+    elapsed_s = time.monotonic() - started_s
+    about = leave_pictures(context.directory, context.progress)
+    return _manifest(read_info(context.directory), about, elapsed_s)
 
 
 def _make(config: Data, context: Context) -> None:
@@ -180,10 +183,10 @@ def _facts(config: Data, catalogue: Catalogue) -> Facts:
     )
 
 
-def _manifest(info: DatasetInfo, elapsed_s: float) -> Manifest:
+def _manifest(info: DatasetInfo, about: dict[str, float], elapsed_s: float) -> Manifest:
     counts = {f"samples/{split}": float(info.counts.get(split, 0)) for split in SPLITS}
     return Manifest(
-        metrics={**counts, "quarantined": float(sum(info.quarantine.values()))},
+        metrics={**counts, "quarantined": float(sum(info.quarantine.values())), **about},
         headline=("samples/train", "samples/test", "samples/heldout", "quarantined"),
         outputs={},
         timing={"seconds": elapsed_s, "samples_per_s": sum(info.counts.values()) / max(elapsed_s, 1e-9)},
