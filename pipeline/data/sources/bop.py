@@ -149,10 +149,9 @@ class BopSamples:
                 raise Refused(
                     "size_mismatch", f"{path.name}: another size than the first mask", "download it again"
                 )
-            seen = mask > 0
-            labels = np.where(
-                seen, np.where(labels == _BACKGROUND, _object(annotated, scene), _SEVERAL), labels
-            )
+            number = np.int32(_object(annotated, scene))
+            alone = np.where(labels == _BACKGROUND, number, np.int32(_SEVERAL))
+            labels = np.where(mask > 0, alone, labels)
         return labels if labels is not None else self._empty(scene, shot)
 
     def _empty(self, scene: Path, shot: Shot) -> Int32[np.ndarray, "height width"] | None:

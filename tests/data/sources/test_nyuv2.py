@@ -134,9 +134,7 @@ def test_labels_without_a_table_are_refused_in_the_config(tmp_path: Path) -> Non
 
 
 def test_file_that_is_another_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"labeled\.mat is not there; is it the file of version"
-    ):
+    with pytest.raises(InputError, match=r"labeled\.mat is not there; is it the file of version"):
         opened(source(tmp_path))
     (tmp_path / "nyu_depth_v2_labeled.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(600))
     with pytest.raises(InputError, match=r"not an HDF5 file: .* is it the file of version 7\.3"):
