@@ -19,7 +19,7 @@ TILE_PX = 160
 SIDE_BY_SIDE = 2
 """Samples in a row of the sheet."""
 
-ROWS = 4
+ROWS = 3
 """Rows of a split, at most."""
 
 TINT = 0.35

@@ -139,8 +139,10 @@ def survey_metrics(found: Survey) -> dict[str, float]:
         for modality in found.description.info.modalities
     }
     pixels = class_pixels(found)
-    labelled = max(1, sum(pixels.values()))
-    metrics |= {f"classes/{name}": count / labelled for name, count in pixels.items()}
+    names = found.description.info.class_names
+    metrics |= {
+        f"classes/{name}": count / max(1, sum(pixels)) for name, count in zip(names, pixels, strict=True)
+    }
     if found.pixels.depth:
         depth = found.pixels.depth
         metrics["depth/valid_share"] = depth.valid / depth.pixels
@@ -149,12 +151,12 @@ def survey_metrics(found: Survey) -> dict[str, float]:
     return metrics if equal is None else metrics | {"duplicates": float(equal.samples - equal.sets)}
 
 
-def class_pixels(found: Survey) -> dict[str, int]:
-    """Labelled pixels per class name in the samples looked at, all splits together."""
-    return {
-        name: sum(split[label].pixels for split in found.pixels.classes.values())
-        for label, name in enumerate(found.description.info.class_names)
-    }
+def class_pixels(found: Survey) -> list[int]:
+    """Labelled pixels of each class in the samples looked at, all splits together."""
+    return [
+        sum(split[label].pixels for split in found.pixels.classes.values())
+        for label in range(len(found.description.info.class_names))
+    ]
 
 
 def shard_sizes(found: Survey) -> dict[str, int]:

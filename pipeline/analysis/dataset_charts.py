@@ -31,13 +31,13 @@ def draw_classes(found: Survey) -> Image.Image | None:
     if not names:
         return None
     pixels = class_pixels(found)
-    total = sum(pixels.values()) + found.pixels.unlabelled
+    total = sum(pixels) + found.pixels.unlabelled
     samples = sum(found.pixels.labelled.values())
     rows = []
     for label, name in enumerate(names):
         within = sum(classes[label].samples for classes in found.pixels.classes.values())
         colour = class_colour(label)
-        shares = (pixels[name], total), (within, samples)
+        shares = (pixels[label], total), (within, samples)
         rows.append((
             name,
             [Bar(part / max(1, whole), percent(part, whole), colour) for part, whole in shares],

@@ -116,8 +116,8 @@ def _classes(found: Survey) -> list[str]:
     if not names:
         return []
     pixels, splits = class_pixels(found), found.pixels.classes
-    total = sum(pixels.values()) + found.pixels.unlabelled
-    most = max(1, *pixels.values())
+    total = sum(pixels) + found.pixels.unlabelled
+    most = max(1, *pixels)
     rows = [("", "class", "pixels", "", *splits)]
     for label, name in list(enumerate(names))[:MOST_CLASSES]:
         within = (
@@ -126,15 +126,15 @@ def _classes(found: Survey) -> list[str]:
         rows.append((
             str(label),
             _cut(name, 18),
-            percent(pixels[name], total),
-            bar(pixels[name] / most),
+            percent(pixels[label], total),
+            bar(pixels[label] / most),
             *within,
         ))
     if found.pixels.unlabelled:
         share = found.pixels.unlabelled
         rows.append(("", "(no label)", percent(share, total), bar(share / most), *("" for _ in splits)))
     lines = ["Classes: share of pixels, and of the samples in which the class occurs", *_table(rows, (1, 3))]
-    absent = [name for name in names if not pixels[name]]
+    absent = [name for name, count in zip(names, pixels, strict=True) if not count]
     if absent:
         lines += _wrapped(f"not seen: {', '.join(absent)}")
     if len(names) > MOST_CLASSES:

@@ -20,7 +20,7 @@ from pipeline.orchestration.stage import STAGES
 
 LINES_PER_STEP = 500
 
-PICTURES_ONLY = ("analyze",)
+PICTURES_ONLY = ("shard", "analyze")
 """Stages whose parameters are left to config.yaml: cards list them above a picture, which is cut off."""
 
 
