@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config import Config, key_values
+from pipeline.config.existing import DatasetSource
 from pipeline.config.section import Section
-from pipeline.config.sources import FolderSource
 from pipeline.errors import InputError
-from pipeline.orchestration.durable import listing_digest
 from pipeline.orchestration.ledger import (
+    CONTINUED,
     RESUMABLE,
     Place,
     Record,
@@ -21,12 +21,13 @@ from pipeline.orchestration.ledger import (
     read_attempt,
     read_record,
 )
+from pipeline.orchestration.listing import source_digest
 from pipeline.orchestration.stage import STAGES, StageName
 
 Verb = Literal["skip", "continue", "run", "blocked"]
 
 VERSIONS: dict[StageName, int] = {
-    "shard": 1,
+    "shard": 2,
     "train": 1,
     "evaluate": 1,
     "adapt": 1,
@@ -62,6 +63,7 @@ CHANGED_INPUTS = {
     "dataset": "the dataset changed",
     "train": "the trained model changed",
     "files": "the source's files changed",
+    "mix": "a dataset of train.mix changed",
 }
 
 FORCED = "--force"
@@ -111,7 +113,7 @@ def plan(config: Config, root: Path, selection: Selection | None = None) -> list
     """Decide every stage, in the order of a run. Reads, never writes.
 
     Raises:
-        InputError: If a ledger is damaged or a folder source does not exist.
+        InputError: If a ledger is damaged or the source's files are not there.
     """
     selection = selection or Selection()
     truth: dict[StageName, Step] = {}
@@ -136,11 +138,11 @@ def _decide(
 
 
 def _compare(wanted: Record, place: Place) -> tuple[Verb, str, Record | None]:
-    again: Verb = "continue" if wanted.stage in RESUMABLE else "run"
+    again: Verb = "continue" if wanted.stage in CONTINUED else "run"
     done = read_record(place.final)
     if done and done.key == wanted.key and done.state == "complete":
         if problem := damage(place.final, done):
-            return again, problem, None
+            return "continue" if wanted.stage in RESUMABLE else "run", problem, None
         return "skip", _why_skipped(place), done
     attempt = read_attempt(place)
     if attempt and attempt.key == wanted.key:
@@ -162,7 +164,7 @@ def _why_skipped(place: Place) -> str:
 
 
 def _how_it_ended(attempt: Record) -> str:
-    starts = "" if attempt.stage in RESUMABLE else "; starts anew"
+    starts = "" if attempt.stage in CONTINUED else "; starts anew"
     return f"failed: {attempt.error.splitlines()[0]}" if attempt.error else f"interrupted{starts}"
 
 
@@ -182,8 +184,10 @@ def _restrict(step: Step, truth: dict[StageName, Step], selection: Selection) ->
 def _wanted(stage: StageName, config: Config, before: dict[StageName, Step], root: Path) -> Record:
     values = {name: _decisive(getattr(config, name)) for name in READS[stage]}
     inputs = {INPUT_NAMES[name]: before[name].record.digest for name in NEEDS[stage]}  # type: ignore[union-attr]
-    if stage == "shard" and isinstance(config.data.source, FolderSource):
-        inputs["files"] = _files_digest(config, root)
+    if stage == "shard" and (files := _files_digest(config, root)) is not None:
+        inputs["files"] = files
+    if stage == "train":
+        inputs |= _mixed_digests(config)
     version = VERSIONS[stage]
     described = json.dumps([stage, version, values, inputs], sort_keys=True)
     key = hashlib.sha256(described.encode()).hexdigest()
@@ -194,28 +198,35 @@ def _decisive(value: object) -> Any:
     return key_values(value) if isinstance(value, Section) else value
 
 
-def _files_digest(config: Config, root: Path) -> str:
-    """Of the source folder's listing; what was recorded, where a finished run lies without its source.
+def _mixed_digests(config: Config) -> dict[str, str]:
+    """Of the other datasets that training draws from."""
+    if not config.train.mix:
+        return {}
+    from pipeline.data.shards.dataset import dataset_digest
+
+    return {f"mix.{number}": dataset_digest(part.dataset) for number, part in enumerate(config.train.mix)}
+
+
+def _files_digest(config: Config, root: Path) -> str | None:
+    """Of the listing of the source's files; what was recorded, where a finished run lies without its source.
 
     Raises:
-        InputError: If there is no such folder and nothing was recorded.
+        InputError: If the files are not there and nothing was recorded.
     """
-    source = config.data.source
-    assert isinstance(source, FolderSource)
-    if not source.root.is_dir():
+    try:
+        return source_digest(config.data)
+    except InputError:
         recorded = read_record(root / config.name / "shard")
         if recorded and recorded.state == "complete":
             return recorded.inputs.get("files", "")
-        raise InputError(
-            f"data.source.root: there is no folder {source.root} (looked in {Path.cwd()}); "
-            "name it with --set data.source.root=FOLDER"
-        )
-    parts = [part.directory for part in (source.rgb, source.depth, source.seg) if part]
-    return listing_digest(source.root, [*parts, *([source.meta] if source.meta else [])])
+        raise
 
 
 def _nothing_to_adapt_to(config: Config, shard: Step) -> str | None:
     held_out = config.data.held_out
+    if isinstance(config.data.source, DatasetSource):
+        held = shard.record.headline.get("samples/heldout", 0) if shard.record else 1
+        return None if held else "the dataset holds nothing out"
     if not held_out.factors and not held_out.classes:
         return "nothing is held out (data.held_out is empty)"
     return None
@@ -230,7 +241,9 @@ def _changes(previous: Record, wanted: Record) -> str:
         if old.get(key, ABSENT) != new.get(key, ABSENT)
     ]
     changed += [
-        CHANGED_INPUTS[name] for name, digest in wanted.inputs.items() if previous.inputs.get(name) != digest
+        CHANGED_INPUTS[name.partition(".")[0]]
+        for name, digest in wanted.inputs.items()
+        if previous.inputs.get(name) != digest
     ]
     if previous.version != wanted.version:
         changed.append(f"version of {wanted.stage}: {previous.version} -> {wanted.version}")

@@ -8,6 +8,7 @@ from pipeline.config.containers import (
     WebdatasetSource,
 )
 from pipeline.config.data import Data
+from pipeline.config.existing import DatasetSource
 from pipeline.config.sources import FolderSource, RoomsSource, TabletopSource
 from pipeline.data.sources.bop import open_bop
 from pipeline.data.sources.catalogue import Catalogue
@@ -26,6 +27,7 @@ def open_source(config: Data) -> Catalogue:
 
     Raises:
         InputError: If the config does not fit the source, or its files are not there.
+        ValueError: If the source is a dataset already.
     """
     match config.source:
         case RoomsSource() as source:
@@ -44,3 +46,5 @@ def open_source(config: Data) -> Catalogue:
             return open_bop(config, source)
         case HypersimSource() as source:
             return open_hypersim(config, source)
+        case DatasetSource():
+            raise ValueError("an existing dataset is adopted as it is, not read sample by sample")
