@@ -21,6 +21,7 @@ _STREAM = 11
 _DRAWS = 8
 _GREY = np.array([0.299, 0.587, 0.114])
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_FROM_YIQ = np.linalg.inv(_YIQ)
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,12 @@ class Augmentation:
                 (self.brightness, self.contrast, self.saturation, self.hue), draws[4:], strict=True
             )
         )
-        matrix = (1 + brightness) * np.eye(3)
-        mean_grey = float(_GREY @ rgb.mean(axis=(0, 1), dtype=np.float64)) * (1 + brightness)
-        offset = -contrast * mean_grey
-        matrix = (1 + contrast) * matrix
-        to_grey = np.tile(_GREY, (3, 1))
-        matrix = ((1 + saturation) * np.eye(3) - saturation * to_grey) @ matrix
-        return _linear(rgb, hue_rotation(turn) @ matrix, offset)
+        channels = [rgb[..., channel].astype(np.float32) for channel in range(3)]
+        means = [float(np.sum(channel, dtype=np.float64)) / channel.size for channel in channels]
+        offset = -contrast * (1 + brightness) * float(_GREY @ means)
+        matrix = (1 + contrast) * (1 + brightness) * np.eye(3)
+        matrix = ((1 + saturation) * np.eye(3) - saturation * np.tile(_GREY, (3, 1))) @ matrix
+        return _linear(channels, hue_rotation(turn) @ matrix, offset)
 
 
 def hue_rotation(turn: float) -> Float64[np.ndarray, "3 3"]:
@@ -111,21 +111,21 @@ def hue_rotation(turn: float) -> Float64[np.ndarray, "3 3"]:
     """
     angle = 2 * pi * turn
     rotation = np.array([[1, 0, 0], [0, cos(angle), -sin(angle)], [0, sin(angle), cos(angle)]])
-    return np.linalg.inv(_YIQ) @ rotation @ _YIQ
+    return _FROM_YIQ @ rotation @ _YIQ
 
 
 def _linear(
-    rgb: UInt8[np.ndarray, "height width 3"], matrix: Float64[np.ndarray, "3 3"], offset: float
+    channels: list[Float32[np.ndarray, "height width"]], matrix: Float64[np.ndarray, "3 3"], offset: float
 ) -> UInt8[np.ndarray, "height width 3"]:
     """matrix @ colour + offset, rounded and clipped; in plain sums, the same on every machine."""
-    channels = [rgb[..., channel].astype(np.float32) for channel in range(3)]
-    changed = np.empty_like(rgb)
-    for channel, row in enumerate(matrix.astype(np.float32)):
-        total: Float32[np.ndarray, "height width"] = channels[0] * row[0]
+    changed = np.empty((*channels[0].shape, 3), np.uint8)
+    for place, row in enumerate(matrix.astype(np.float32)):
+        total = channels[0] * row[0]
         total += channels[1] * row[1]
         total += channels[2] * row[2]
         total += np.float32(offset)
-        changed[..., channel] = np.rint(total).clip(0, 255)
+        np.rint(total, out=total)
+        changed[..., place] = np.clip(total, 0, 255, out=total)
     return changed
 
 
@@ -140,4 +140,4 @@ def _cropped(
         return np.asarray(image)
     steps = (np.arange(size) + 0.5) * (side / size)
     down, across = (np.minimum(size - 1, (start + steps).astype(np.int64)) for start in (top, left))
-    return picture[down[:, None], across]
+    return picture.take(down, axis=0).take(across, axis=1)

@@ -6,11 +6,10 @@ A task says everything; carrying it out needs neither torch nor the index.
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 
 from pipeline.data.loader.arrays import Arrays, Layout
 from pipeline.data.loader.augment import Augmentation
@@ -164,7 +163,12 @@ def _copy(
 
 
 def _take(
-    source: np.ndarray, rows: Int64[np.ndarray, " row"], target: np.ndarray, at: Sequence[int], *, whole: bool
+    source: Shaped[np.ndarray, "..."],
+    rows: Int64[np.ndarray, " row"],
+    target: Shaped[np.ndarray, "..."],
+    at: Int64[np.ndarray, " row"],
+    *,
+    whole: bool,
 ) -> None:
     if whole:
         np.take(source, rows, axis=0, out=target, mode="clip")

@@ -34,7 +34,9 @@ class Keeper:
             Kept(shared_memory(size), layout, count) if fits else None
             for layout, count, size in zip(layouts, counts, sizes, strict=True)
         )
-        self._known: list[Bool[np.ndarray, " row"]] = [np.zeros(count if fits else 0, bool) for count in counts]
+        self._known: list[Bool[np.ndarray, " row"]] = [
+            np.zeros(count if fits else 0, bool) for count in counts
+        ]
 
     def parts(self, chosen: Chosen) -> Iterator[Part]:
         """Where the samples of a batch come from."""

@@ -67,9 +67,7 @@ class Reader:
         offsets = {m: places.offset[m].tolist() for m in places.offset}
         sizes = {m: places.size[m].tolist() for m in places.size}
         for number, row in enumerate(rows.tolist()):
-            parts = [
-                (offsets[m][number], sizes[m][number], m) for m in offsets if offsets[m][number] >= 0
-            ]
+            parts = [(offsets[m][number], sizes[m][number], m) for m in offsets if offsets[m][number] >= 0]
             parts.sort()
             for modality in arrays.value:
                 if modality not in offsets or offsets[modality][number] < 0:

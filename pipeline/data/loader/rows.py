@@ -83,7 +83,9 @@ def read_rows(path: Path, description: Description) -> dict[str, Rows]:
     """
     number = {name: place for place, name in enumerate(description.shards)}
     size = np.array([shard.bytes for shard in description.shards.values()], np.int64)
-    splits = {name: _Growing(name, count, description.info) for name, count in description.info.counts.items()}
+    splits = {
+        name: _Growing(name, count, description.info) for name, count in description.info.counts.items()
+    }
     for piece in _pieces(path, description):
         codes, split_names = _coded(piece["split"].to_pylist())
         tars = piece["shard"].cast(pa.string()).dictionary_encode()
