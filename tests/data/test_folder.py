@@ -274,7 +274,7 @@ def test_one_sample_cannot_be_split(tmp_path: Path) -> None:
 def test_an_implausible_unit_is_doubted(tmp_path: Path, unit: str | float, warned: bool) -> None:
     spoken = Spoken()
     run_shard(folder_config(make_folder(tmp_path / "in"), depth={"unit": unit}), tmp_path / "out", spoken)
-    assert any("is data.source.depth.unit right?" in line for line in spoken.lines) is warned
+    assert any("is the unit of depth right?" in line for line in spoken.lines) is warned
 
 
 def test_png_depth_loses_nothing_in_the_stored_unit(tmp_path: Path) -> None:

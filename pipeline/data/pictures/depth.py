@@ -59,7 +59,7 @@ def depth_m(picture: Picture, reading: DepthReading) -> Float32[np.ndarray, "hei
     """
     stored = _stored(picture, reading.section)
     if stored.dtype in (np.uint8, np.uint16):
-        depth = _of_every_uint16(reading)[stored]
+        depth = _of_every_uint16(reading).take(stored)
     else:
         depth = _metres(stored, _measured(picture, stored, reading.section), reading)
     if reading.section.distance == "ray":

@@ -1,5 +1,6 @@
 """One picture from its bytes: content decides what it is, and its size is bounded before it is decoded."""
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -44,8 +45,10 @@ def read_picture(path: Path) -> Picture:
         InputError: If its format needs a package that is not installed.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        with path.open("rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size > MOST_BYTES:
+                refuse_size(path.name, f"more than {MOST_BYTES:,} bytes")
+            content = file.read()
     except OSError as error:
         raise Refused(
             "unreadable", f"{path.name}: {error.strerror}", "check the file and its permissions"

@@ -53,7 +53,7 @@ def class_indices(picture: Picture, reading: LabelReading) -> UInt8[np.ndarray, 
         return _indices_of_colours(picture, reading)
     stored = _stored(picture)
     if stored.dtype in (np.uint8, np.uint16):
-        indices = _of_every_uint16(reading)[stored]
+        indices = _of_every_uint16(reading).take(stored)
     else:
         value = stored // reading.divisor
         inside = (value >= 0) & (value < _UINT16_VALUES)
@@ -110,7 +110,7 @@ def _indices_of_colours(picture: Picture, reading: LabelReading) -> UInt8[np.nda
         )
     rgb = colours(picture)
     colour = rgb[..., 0].astype(np.int32) << 16 | rgb[..., 1].astype(np.int32) << 8 | rgb[..., 2]
-    indices = _of_every_colour(reading)[colour]
+    indices = _of_every_colour(reading).take(colour)
     if indices.min() < 0:
         wrong = rgb[indices < 0][0].tolist()
         raise Refused(

@@ -26,17 +26,21 @@ class Square:
         """Pixels along a side of the square."""
         return min(self.height, self.width)
 
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Top and left of the square."""
+        return (self.height - self.side) // 2, (self.width - self.side) // 2
+
     def rgb(self, picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "size size 3"]:
         """The mean over each pixel's area; interpolated where the square is smaller than `size`."""
-        top, left = self._corner()
-        square = np.ascontiguousarray(picture[top : top + self.side, left : left + self.side])
         resample = Image.Resampling.BOX if self.side >= self.size else Image.Resampling.BICUBIC
-        return np.asarray(Image.fromarray(square).resize((self.size, self.size), resample))
+        inside = np.ascontiguousarray(self._inside(picture))
+        return np.asarray(Image.fromarray(inside).resize((self.size, self.size), resample))
 
     def seg(self, labels: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "size size"]:
         """The label in the middle of each pixel's area."""
-        rows, columns = self._middles()
-        return labels[np.ix_(rows, columns)]
+        middle = _middles(self.side, self.size)
+        return self._inside(labels)[middle[:, None], middle]
 
     def majority(self, labels: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "size size"]:
         """The most frequent label of each pixel's area, the smallest of several; no label counts as one.
@@ -45,42 +49,52 @@ class Square:
         """
         if self.side <= self.size:
             return self.seg(labels)
-        top, left = self._corner()
-        square = labels[top : top + self.side, left : left + self.side]
-        present = np.unique(square)
-        place = (np.arange(self.side) * 2 + 1) * self.size // (2 * self.side)
-        area = place[:, None] * self.size + place[None, :]
+        inside = self._inside(labels)
+        present = np.flatnonzero(np.bincount(inside.ravel(), minlength=256)).astype(np.uint8)
+        number_of = np.zeros(256, np.intp)
+        number_of[present] = np.arange(len(present))
         votes = np.bincount(
-            (area * len(present) + np.searchsorted(present, square)).ravel(),
+            (_areas(self.side, self.size) * len(present) + number_of.take(inside)).ravel(),
             minlength=self.size**2 * len(present),
         )
         return present[votes.reshape(self.size, self.size, len(present)).argmax(axis=2)]
 
     def depth(self, depth: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "size size"]:
         """The valid depth nearest to the middle of each pixel's area; NaN if the area has none."""
-        rows, columns = self._middles()
-        top, left = self._corner()
-        sampled = depth[np.ix_(rows, columns)]
-        holes = np.nonzero(np.isnan(sampled))
-        for down, right in _nearest_first(max(self.side // self.size - 1, 0) // 2):
-            if not len(holes[0]):
+        middle = _middles(self.side, self.size)
+        inside = self._inside(depth)
+        sampled = inside[middle[:, None], middle]
+        down, right = np.nonzero(np.isnan(sampled))
+        for step_down, step_right in _nearest_first(max(self.side // self.size - 1, 0) // 2):
+            if not len(down):
                 break
-            here = depth[
-                np.clip(rows[holes[0]] + down, top, top + self.side - 1),
-                np.clip(columns[holes[1]] + right, left, left + self.side - 1),
+            found = inside[
+                np.clip(middle[down] + step_down, 0, self.side - 1),
+                np.clip(middle[right] + step_right, 0, self.side - 1),
             ]
-            sampled[holes] = here
-            left_over = np.isnan(here)
-            holes = (holes[0][left_over], holes[1][left_over])
+            sampled[down, right] = found
+            holes = np.isnan(found)
+            down, right = down[holes], right[holes]
         return sampled
 
-    def _corner(self) -> tuple[int, int]:
-        return (self.height - self.side) // 2, (self.width - self.side) // 2
+    def _inside(
+        self, picture: Shaped[np.ndarray, "height width *channel"]
+    ) -> Shaped[np.ndarray, "side side *channel"]:
+        top, left = self.corner
+        return picture[top : top + self.side, left : left + self.side]
 
-    def _middles(self) -> tuple[Int[np.ndarray, " size"], Int[np.ndarray, " size"]]:
-        top, left = self._corner()
-        middle = (2 * np.arange(self.size) + 1) * self.side // (2 * self.size)
-        return middle + top, middle + left
+
+@lru_cache(maxsize=16)
+def _middles(side: int, size: int) -> Int[np.ndarray, " size"]:
+    """Where the middles of the areas are along a side."""
+    return (2 * np.arange(size) + 1) * side // (2 * size)
+
+
+@lru_cache(maxsize=2)
+def _areas(side: int, size: int) -> Int[np.ndarray, "side side"]:
+    """Which area each pixel of the square is in."""
+    place = (np.arange(side) * 2 + 1) * size // (2 * side)
+    return place[:, None] * size + place[None, :]
 
 
 @lru_cache(maxsize=16)
