@@ -1,5 +1,6 @@
 """The stage on built-in scenes, on real frames, and when it is interrupted."""
 
+import json
 import os
 import signal
 import subprocess
@@ -73,15 +74,16 @@ def test_tabletops_know_their_number_of_objects(tmp_path: Path) -> None:
     assert {row["factor_objects"] for row in rows if row["split"] != "heldout"} == {0, 1}
 
 
-def test_large_pictures_are_stored_as_png(tmp_path: Path) -> None:
+def test_large_pictures_are_stored_compressed_and_exactly(tmp_path: Path) -> None:
     run_shard(scenes(source={"kind": "rooms", "count": 6}, image_size=128), tmp_path)
     dataset = ShardedDataset(tmp_path)
     batch = dataset.read("train", [0])
     exact = RoomSamples(0, 1.0, 128)(int(batch.key[0].removeprefix("room-")))
-    assert (
-        abs(batch.modalities["depth"].value[0, 0].numpy() - exact.depth).max()
-        <= dataset.info.depth_scale_m / 2 + 1e-6
-    )
+    np.testing.assert_array_equal(batch.modalities["depth"].value[0, 0].numpy(), exact.depth)
+    np.testing.assert_array_equal(batch.modalities["seg"].value[0].numpy(), exact.seg)
+    described = json.loads((tmp_path / "dataset.json").read_text())
+    assert described["members"] == {"rgb": "rgb.npy.zst", "depth": "depth.npy.zst", "seg": "seg.npy.zst"}
+    assert described["lossy"] == []
     assert dataset.info.quarantine == {}
 
 

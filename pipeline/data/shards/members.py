@@ -182,7 +182,7 @@ def _quantise(
 ) -> Shaped[np.ndarray, "height width"]:
     valid = np.isfinite(depth)
     farthest = float(np.max(depth, where=valid, initial=0.0))
-    if farthest > _UINT16_MAX * scale_m:
+    if np.rint(farthest / scale_m) > _UINT16_MAX:
         raise Refused(
             "depth_out_of_range",
             f"depth reaches {farthest:.1f} m; 16 bits of {scale_m:g} m hold {_UINT16_MAX * scale_m:.1f} m",
