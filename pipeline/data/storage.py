@@ -177,7 +177,8 @@ class Storage:
                 return action()
             except InputError:
                 raise
-            except Exception as error:  # noqa: BLE001 (every file system has exceptions of its own)
+            except Exception as raised:  # noqa: BLE001 (every file system has exceptions of its own)
+                error = _reason(raised)
                 if not _may_pass(error):
                     raise InputError(f"{path}: cannot be read: {_told(error)}") from None
                 if attempt == self.retries:
@@ -304,6 +305,13 @@ def _expand(pattern: str, setting: str) -> list[str]:
         raise InputError(
             f"{setting}: {pattern!r} has a brace without its partner; write train-{{000..012}}.tar"
         ) from None
+
+
+def _reason(error: Exception) -> Exception:
+    """What really happened: fsspec calls a web file missing whatever went wrong when it asked about it."""
+    while isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
 
 
 def _may_pass(error: Exception) -> bool:

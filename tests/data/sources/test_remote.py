@@ -76,6 +76,19 @@ def test_server_that_keeps_failing_is_named(web: Web) -> None:
     assert "check the connection and run the same command again" in str(told.value)
 
 
+def test_failing_question_about_a_file_is_not_taken_for_its_absence(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    web.failures = 2
+    assert Storage(web.url).states(["part-000.tar"])[0].size > 0
+    assert pauses == [0.5]
+    web.failures = 1000
+    with pytest.raises(InputError, match=r"part-000\.tar: cannot be read, tried 2 times: 503"):
+        Storage(web.url, retries=1).states(["part-000.tar"])
+
+
 def test_what_will_not_pass_is_not_asked_for_again(web: Web) -> None:
     with pytest.raises(InputError, match=rf"{web.url}/part-002\.tar: cannot be read"):
         opened(source(web.url, shards="part-002.tar"))
