@@ -211,7 +211,7 @@ def display_edges_m(low_m: float, high_m: float) -> Float64[np.ndarray, " edge"]
     low_m, high_m = max(low_m, float(fine[0])), min(max(high_m, low_m * 1.0001), float(fine[-1]))
     candidates: list[Sequence[float]] = (
         [
-            [round(factor * 10.0**power, 8) for power in _DECADES for factor in decade]
+            [*(round(factor * 10.0**power, 8) for power in _DECADES for factor in decade), float(fine[-1])]
             for decade in _LOGARITHMIC
         ]
         if high_m > _WIDE * low_m

@@ -32,7 +32,7 @@ def bar(share: float, width: int = BAR) -> str:
     return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()).ljust(width)
 
 
-def percent(part: float, whole: float) -> str:
+def percent(part: int, whole: int) -> str:
     """A share in few digits, which says 0 and 100 only where it is exactly that."""
     if whole <= 0:
         return "-"
@@ -46,7 +46,7 @@ def percent(part: float, whole: float) -> str:
     return f"{share:.1f} %"
 
 
-def size(count: float) -> str:
+def size(count: int | float) -> str:
     """Bytes in a unit that leaves at most four digits."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
