@@ -5,9 +5,9 @@
 
 A folder of PNGs (RGB, 16-bit depth, labels) is made and read twice, in turns, on the same cores, by the same
 number of worker processes: by the shard stage, to a dataset on the disk; and by a loop that decodes the same
-files with Pillow, scales them with Pillow, encodes the arrays as the dataset has them, and forgets them. Times
-are medians over runs and include the start of processes. `--memory` measures by how much the peak memory of the
-stage grows per sample, from many tiny samples.
+files with Pillow, scales them with Pillow, encodes the arrays as the dataset has them, and forgets them.
+Times are medians over runs and include the start of processes. `--memory` measures by how much the peak memory
+of the stage grows per sample, from many tiny samples.
 """
 
 import argparse
@@ -162,7 +162,9 @@ def shard_tiny(count: int) -> None:
     shard.open_source = lambda config: catalogue
     directory = Path(tempfile.mkdtemp())
     try:
-        run_stage(Data.model_validate({"source": {"kind": "rooms"}, "image_size": TINY, "workers": 1}), directory)
+        run_stage(
+            Data.model_validate({"source": {"kind": "rooms"}, "image_size": TINY, "workers": 1}), directory
+        )
     finally:
         shutil.rmtree(directory)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
@@ -184,7 +186,9 @@ def show(rows: list[dict[str, float]]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=400)
     parser.add_argument("--source", default="640x480", help="width x height of the pictures")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256], help="image sizes of the dataset")

@@ -56,9 +56,10 @@ def _superseded(directory: Path) -> Iterator[tuple[Path, str]]:
 def _unused_datasets(root: Path) -> Iterator[tuple[Path, str]]:
     used = {Path(record.outputs["dataset"]).name for record in _shard_records(root)}
     for path in sorted((root / "datasets").glob("*")):
-        holder = read_holder(path.with_name(f".{path.name}.lock"))
+        key = path.name.removeprefix(".").removesuffix(".partial")
+        holder = read_holder(path.with_name(f".{key}.lock"))
         if path.name not in used and path.is_dir() and not (holder and holder.is_alive()):
-            yield path, "no run uses this dataset"
+            yield path, "no run uses this dataset" if path.name == key else "unfinished"
 
 
 def _shard_records(root: Path) -> Iterator[Record]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline.orchestration.durable import write_json
+from pipeline.durable import write_json
 from pipeline.orchestration.ledger import Place, Record
 
 

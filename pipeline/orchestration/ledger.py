@@ -16,15 +16,9 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.durable import sync_directory, sync_tree, write_json
 from pipeline.errors import InputError
-from pipeline.orchestration.durable import (
-    content_digest,
-    file_sizes,
-    non_finite,
-    sync_directory,
-    sync_tree,
-    write_json,
-)
+from pipeline.orchestration.contents import content_digest, file_sizes, non_finite
 from pipeline.orchestration.stage import Manifest, StageName
 
 State = Literal["running", "complete", "failed"]

@@ -16,7 +16,7 @@ from pipeline.config.existing import DatasetSource
 from pipeline.config.sources import FolderSource
 from pipeline.data.storage import Storage
 from pipeline.errors import InputError
-from pipeline.orchestration.durable import listing_digest
+from pipeline.orchestration.contents import listing_digest
 
 
 def source_digest(config: Data) -> str | None:

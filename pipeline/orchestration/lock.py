@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pipeline.durable import write_json
 from pipeline.errors import InputError, Interrupted
-from pipeline.orchestration.durable import write_json
 
 HEARTBEAT_S = 10.0
 DEAD_AFTER_S = 60.0

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.durable import write_json
 from pipeline.errors import InputError
-from pipeline.orchestration.durable import write_json
 from pipeline.orchestration.stage import StageName
 
 RunState = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]

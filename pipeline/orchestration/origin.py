@@ -5,8 +5,8 @@ import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.durable import write_json
 from pipeline.errors import InputError
-from pipeline.orchestration.durable import write_json
 from pipeline.orchestration.plan import Step
 
 FILE = "run.json"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.config import Config, resolved_yaml
+from pipeline.durable import write_text
 from pipeline.errors import InputError, Interrupted, command_name
-from pipeline.orchestration.durable import write_text
 from pipeline.orchestration.job import Job, write_job
 from pipeline.orchestration.ledger import Record, adopt_dataset, begin, read_attempt, settle
 from pipeline.orchestration.lock import hold

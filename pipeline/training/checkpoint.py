@@ -8,7 +8,6 @@ last good one.
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load
 
+from pipeline.durable import sync_directory, synced, write_text
 from pipeline.errors import InputError
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.pretrained import weight_bytes
@@ -72,14 +72,14 @@ def save_checkpoint(root: Path, state: TrainingState, keep: int) -> Path:
             _write(temporary / name, content)
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         _write(temporary / MANIFEST, json.dumps({"sha256": digests}, indent=1).encode())
-        _sync_directory(temporary)
+        sync_directory(temporary)
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync_directory(root)
+    sync_directory(root)
     _point_latest(root, final.name)
     _prune(root, final, keep)
     return final
@@ -149,26 +149,13 @@ def _read_verified(directory: Path) -> dict[str, bytes]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
+    with synced(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _point_latest(root: Path, name: str) -> None:
     """For people and scripts; `resume` looks for itself."""
-    temporary = root / f"{LATEST}.tmp"
-    _write(temporary, f"{name}\n".encode())
-    temporary.replace(root / LATEST)
-    _sync_directory(root)
+    write_text(root / LATEST, f"{name}\n")
 
 
 def _saved(root: Path) -> list[Path]:

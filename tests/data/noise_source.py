@@ -81,4 +81,3 @@ def run_noise(
         return shard.run(data, Context("t", 0, directory.parent, directory, {}, world, told, **context))
     finally:
         shard.open_source = opened
-

@@ -45,9 +45,8 @@ def test_every_encoding_is_read_by_us_and_by_plain_webdataset(
     shards = sorted(str(path) for path in tmp_path.glob("train-*.tar"))
     with tarfile.open(shards[0]) as tar:
         assert tar.getnames()[:3] == [f"n00000.{m}.{encoding[m]}" for m in MODALITIES]
-    read = list(
-        wds.WebDataset(shards, shardshuffle=False).map(partial(decode_sample, depth_scale_m=info.depth_scale_m))
-    )
+    decoded = partial(decode_sample, depth_scale_m=info.depth_scale_m)
+    read = list(wds.WebDataset(shards, shardshuffle=False).map(decoded))
     assert [item["__key__"] for item in read] == [f"n{number:05d}" for number in range(9)]
     for number, item in enumerate(read):
         exact = sample(number)

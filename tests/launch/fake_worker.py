@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.errors import InputError, Interrupted
-from pipeline.orchestration.durable import write_text
+from pipeline.durable import write_text
 from pipeline.orchestration.stage import Context, Manifest
 from stages import worker
 

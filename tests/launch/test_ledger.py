@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import durable
 from pipeline.errors import InputError
-from pipeline.orchestration import durable, ledger
+from pipeline.orchestration import ledger
 from pipeline.orchestration.ledger import commit, read_record
 from pipeline.orchestration.stage import Manifest
 from tests.launch.conftest import CHECKOUT, Run

@@ -29,9 +29,9 @@ def look_of(rgb: UInt8[np.ndarray, "height width 3"]) -> bytes:
     """A difference hash: pictures that look alike differ in few of its 128 bits.
 
     The picture is made grey (ITU-R 601) and averaged into 9 x 9 fields. Of the upper left 8 x 8, row by row,
-    the first 64 bits say whether a field is darker than its right neighbour, the other 64 whether it is darker
-    than the one below; the first bit is the highest of the first byte. All bits are 0 where there is
-    nothing to see, so that such a picture is not alike any other.
+    the first 64 bits say whether a field is darker than its right neighbour, the other 64 whether it is
+    darker than the one below; the first bit is the highest of the first byte. All bits are 0 where there is
+    nothing to see; such a picture is not alike any other.
 
     Source: N. Krawetz 2013, "Kind of like that", the dHash; here in both directions.
     """

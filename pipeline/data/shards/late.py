@@ -21,7 +21,9 @@ NEAREST_PLAUSIBLE_M, FARTHEST_PLAUSIBLE_M = 0.1, 100.0
 
 UNIT_CHANGE, DUPLICATE = "unit_change", "duplicate_across_splits"
 
-_NO_UNIT_CHANGE = "store all depth in the same unit; if both are right, make two datasets of them (train.mix trains on both)"
+_NO_UNIT_CHANGE = (
+    "store all depth in the same unit; if both are right, make two datasets (train.mix trains on both)"
+)
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,21 @@ def judge(survey: Survey, duplicates: Duplicates, *, rendered: bool) -> Late:
     typical_m = float(np.median(known)) if len(known) else float("nan")
     notes = []
     if duplicates == "exact" and alike.any():
-        example = int(np.flatnonzero(alike)[0])
-        keys = survey.keys(np.array([example, near[example]]))
-        notes.append(
-            f"warning: {int(alike.sum())} samples look almost like one of another split, such as {keys[example]} "
-            f"({SPLITS[survey.split[example]]}) and {keys[int(near[example])]} "
-            f"({SPLITS[survey.split[near[example]]]}); for video set data.block to some seconds of frames, "
-            "or refuse them with data.duplicates: perceptual"
-        )
+        notes.append(_alike_note(survey, np.flatnonzero(alike), near))
     if len(known) and not NEAREST_PLAUSIBLE_M <= typical_m <= FARTHEST_PLAUSIBLE_M:
         notes.append(f"warning: depth is typically {typical_m:.3g} m; is the unit of depth right?")
     return Late(off_unit | (twin >= 0), off_unit, twin, typical_m, tuple(notes))
+
+
+def _alike_note(survey: Survey, rows: Int64[np.ndarray, " some"], near: Int64[np.ndarray, " row"]) -> str:
+    """One line about samples that look almost like one of another split."""
+    pair = [int(rows[0]), int(near[rows[0]])]
+    keys = survey.keys(np.array(pair))
+    one, other = (f"{keys[row]} ({SPLITS[survey.split[row]]})" for row in pair)
+    return (
+        f"warning: {len(rows)} samples look almost like one of another split, such as {one} and {other}; "
+        "for video set data.block to some seconds of frames, or refuse them with data.duplicates: perceptual"
+    )
 
 
 def refusal_of(row: int, origin: str, survey: Survey, late: Late, keys: dict[int, str]) -> Refusal:

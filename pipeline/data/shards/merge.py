@@ -231,7 +231,11 @@ def _copy(block: Block, kept: Bool[np.ndarray, " row"], tar: TarWriter) -> pa.Ta
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file; a copy where the file system knows no such thing."""
+    """A second name for a file; a copy where the file system knows no such thing.
+
+    Raises:
+        OSError: If it can be neither.
+    """
     try:
         os.link(source, target)
     except OSError as error:

@@ -1,8 +1,8 @@
 """A dataset is made in parts, each whole or not there, so that a killed run goes on with the finished ones.
 
-Part p holds up to `data.shard_samples` consecutive samples of one planned split, in `parts/<p>/`: a tar per
-split it turned out to have, `rows.parquet`, `refused.parquet`, and `part.json`, the last to be written, all in
-a directory that is then renamed. What a part holds is a function of its samples alone, whoever makes it.
+Part p holds up to `data.shard_samples` consecutive samples of one planned split, in `parts/<p>/`: for every
+split it turned out to have `<split>.tar` and `<split>.rows.parquet`, then `refused.parquet` and `part.json`,
+all in a directory that is then renamed. What a part holds is a function of its samples alone, whoever makes it.
 """
 
 import json

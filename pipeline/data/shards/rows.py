@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.data.modality import MODALITIES
-from pipeline.data.shards.fingerprint import LOOK_BYTES, key_hash
 from pipeline.data.shards.encoded import EncodedSample
+from pipeline.data.shards.fingerprint import LOOK_BYTES, key_hash
 from pipeline.data.statistics import DEPTH_SUMS
 
 MEMBERS = (*MODALITIES, "json")

@@ -33,14 +33,14 @@ class Shard:
 
 
 def header(name: str, size: int) -> bytes:
-    """The 512 bytes before a member's content: what tarfile writes, made from a template and several times faster.
+    """The 512 bytes before a member's content: what tarfile writes, made from a template and much faster.
 
     Args:
         name: Of the member; at most 100 characters, ASCII.
         size: Of its content in bytes, below 8 GiB.
 
-    Source: POSIX.1-1988, ustar: name at byte 0, size in octal at 124, and at 148 the sum of all bytes, counting
-        those of the sum itself as spaces.
+    Source: POSIX.1-1988, ustar: name at byte 0, size in octal at 124, and at 148 the sum of all bytes,
+        counting those of the sum itself as spaces.
     """
     named, sized = name.encode("ascii"), b"%011o" % size
     assert len(named) <= _NAME

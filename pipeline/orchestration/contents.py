@@ -1,64 +1,14 @@
-"""Files that survive a crash: whole or not at all, and on the disk when we say so."""
+"""What files a directory holds and what is in them, and numbers fit to be written."""
 
 import hashlib
-import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically: temporary file, fsync, rename, fsync of the directory."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Replace a JSON file atomically; numbers are finite, keys keep their order.
-
-    Raises:
-        ValueError: If a number is not finite.
-    """
-    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
 def non_finite(values: Mapping[str, float]) -> list[str]:
     """The names whose numbers are NaN or infinite, each with its number."""
     return [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames and new names inside a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # some network file systems refuse to sync a directory; the rename itself still happened
-    finally:
-        os.close(descriptor)
-
-
-def sync_tree(directory: Path) -> None:
-    """Make every file and every name under a directory durable."""
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            descriptor = os.open(Path(parent) / name, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        sync_directory(Path(parent))
 
 
 def file_sizes(directory: Path, leave_out: Iterable[str] = ()) -> dict[str, int]:
