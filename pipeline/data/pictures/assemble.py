@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 
 from pipeline.config.data import Data
 from pipeline.config.pictures import DepthSection, SegSection
 from pipeline.data.modality import MODALITIES, Sample
 from pipeline.data.pictures.classes import label_reading
-from pipeline.data.pictures.depth import DepthReading, depth_m, depth_reading
-from pipeline.data.pictures.labels import LabelReading, class_indices
+from pipeline.data.pictures.depth import DepthReading, depth_and_table, depth_reading
+from pipeline.data.pictures.labels import LabelReading, class_indices, labels_and_table
 from pipeline.data.pictures.picture import Picture
 from pipeline.data.pictures.rgb import colours
 from pipeline.data.pictures.square import Square, turned
@@ -75,10 +77,11 @@ class Assembly:
         square = Square(height, width, self.image_size)
         rgb = depth = seg = None
         if "rgb" in pictures:
-            rgb = square.rgb(turned(colours(pictures["rgb"]), orientation))
+            rgb = square.rgb(_colours(pictures["rgb"], orientation))
         if "depth" in pictures:
             assert self.depth is not None
-            depth = square.depth(turned(depth_m(pictures["depth"], self.depth), orientation))
+            stored, metres = depth_and_table(pictures["depth"], self.depth)
+            depth = square.depth(turned(stored, orientation), metres)
             if np.isnan(depth).all():
                 raise Refused(
                     "no_valid_depth",
@@ -87,9 +90,17 @@ class Assembly:
                 )
         if "seg" in pictures:
             assert self.seg is not None
-            labels = turned(class_indices(pictures["seg"], self.seg), orientation)
-            seg = square.majority(labels) if self.seg_resize == "majority" else square.seg(labels)
+            seg = self._labels(pictures["seg"], self.seg, square, orientation)
         return Sample(key=key, rgb=rgb, depth=depth, seg=seg, factors=factors, origin=origin)
+
+    def _labels(
+        self, picture: Picture, reading: LabelReading, square: Square, orientation: int
+    ) -> UInt8[np.ndarray, "size size"]:
+        if self.seg_resize == "majority":
+            return square.majority(turned(class_indices(picture, reading), orientation))
+        labels, indices = labels_and_table(picture, reading)
+        sampled = square.seg(turned(labels, orientation))
+        return sampled if indices is None else indices.take(sampled)
 
     def _orientation(self, pictures: Mapping[str, Picture]) -> int:
         """How all modalities are turned.
@@ -137,8 +148,15 @@ def assembly_for(
     )
 
 
+def _colours(picture: Picture, orientation: int) -> UInt8[np.ndarray, "height width 3"] | Image.Image:
+    """RGB as it is seen; a decoded image as it is, where that is it."""
+    if isinstance(picture.stored, Image.Image) and picture.mode == "RGB" and orientation == 1:
+        return picture.stored
+    return turned(colours(picture), orientation)
+
+
 def _common_size(pictures: Mapping[str, Picture]) -> tuple[int, int]:
-    sizes = {m: pictures[m].array.shape[:2] for m in MODALITIES if m in pictures}
+    sizes = {m: pictures[m].height_width for m in MODALITIES if m in pictures}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{m} is {width} x {height}" for m, (height, width) in sizes.items())
         raise Refused("size_mismatch", listed, "export all modalities of a view at the same size")

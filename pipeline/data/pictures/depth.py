@@ -57,14 +57,32 @@ def depth_m(picture: Picture, reading: DepthReading) -> Float32[np.ndarray, "hei
         Refused: If it is lossy, in colour or of the wrong type, or a depth is negative, NaN or infinite
             and the section does not say that this means no measurement.
     """
+    depth, metres = depth_and_table(picture, reading)
+    return depth if metres is None else metres.take(depth)
+
+
+def depth_and_table(
+    picture: Picture, reading: DepthReading
+) -> tuple[Shaped[np.ndarray, "height width"], Float32[np.ndarray, " value"] | None]:
+    """Integers as stored with the metres of every stored value, so that only some pixels need converting.
+
+    Returns:
+        Both; or planar depth in metres and None, where no table can give it.
+
+    Raises:
+        Refused: As `depth_m`.
+    """
     stored = _stored(picture, reading.section)
-    if stored.dtype in (np.uint8, np.uint16):
+    listed = stored.dtype in (np.uint8, np.uint16)
+    if listed and reading.section.distance == "planar":
+        return stored, _of_every_uint16(reading)
+    if listed:
         depth = _of_every_uint16(reading).take(stored)
     else:
         depth = _metres(stored, _measured(picture, stored, reading.section), reading)
     if reading.section.distance == "ray":
         depth = depth / ray_lengths(depth.shape[0], depth.shape[1], reading.section)
-    return depth
+    return depth, None
 
 
 @lru_cache(maxsize=2)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NoReturn
 
 import numpy as np
 from jaxtyping import Int16, Integer, UInt8
@@ -48,26 +49,57 @@ def class_indices(picture: Picture, reading: LabelReading) -> UInt8[np.ndarray, 
     Raises:
         Refused: If it is lossy, in colour without a colour map, not integers, or holds what is no class.
     """
+    labels, indices = labels_and_table(picture, reading)
+    return labels if indices is None else indices.take(labels)
+
+
+def labels_and_table(
+    picture: Picture, reading: LabelReading
+) -> tuple[UInt8[np.ndarray, "height width"], UInt8[np.ndarray, "256"] | None]:
+    """Bytes as stored, every one a class, with the index of each, so that only some pixels need converting.
+
+    Returns:
+        Both; or class indices and None, where labels are stored otherwise.
+
+    Raises:
+        Refused: As `class_indices`.
+    """
     _check_lossless(picture)
     if reading.colours:
-        return _indices_of_colours(picture, reading)
+        return _indices_of_colours(picture, reading), None
     stored = _stored(picture)
-    if stored.dtype in (np.uint8, np.uint16):
-        indices = _of_every_uint16(reading).take(stored)
+    if stored.dtype == np.uint8:
+        known, indices = _of_every_byte(reading)
+        if wrong := stored.tobytes().translate(None, known):
+            _refuse_value(picture, wrong[0], reading)
+        return stored, indices
+    if stored.dtype == np.uint16:
+        wide = _of_every_uint16(reading).take(stored)
     else:
         value = stored // reading.divisor
         inside = (value >= 0) & (value < _UINT16_VALUES)
-        indices = _of_every_uint16(LabelReading(reading.classes, reading.others))[np.where(inside, value, 0)]
-        indices = np.where(inside, indices, _of_far_values(value, inside, reading))
-    if indices.min() < 0:
-        wrong = int(stored[indices < 0].flat[0])
-        shown = str(wrong) if reading.divisor == 1 else f"{wrong} // {reading.divisor}"
-        raise Refused(
-            "class_out_of_range",
-            f"{picture.name}: {shown} is no class; they are {_listed(reading)}",
-            _REMEDY,
-        )
-    return indices.astype(np.uint8)
+        plain = LabelReading(reading.classes, reading.others)
+        wide = _of_every_uint16(plain).take(np.where(inside, value, 0))
+        wide = np.where(inside, wide, _of_far_values(value, inside, reading))
+    if wide.min() < 0:
+        _refuse_value(picture, int(stored[wide < 0].flat[0]), reading)
+    return wide.astype(np.uint8), None
+
+
+def _refuse_value(picture: Picture, value: int, reading: LabelReading) -> NoReturn:
+    shown = str(value) if reading.divisor == 1 else f"{value} // {reading.divisor}"
+    raise Refused(
+        "class_out_of_range",
+        f"{picture.name}: {shown} is no class; they are {_listed(reading)}",
+        _REMEDY,
+    )
+
+
+@lru_cache(maxsize=4)
+def _of_every_byte(reading: LabelReading) -> tuple[bytes, UInt8[np.ndarray, "256"]]:
+    """The bytes that may occur, and the class index of each."""
+    wide = _of_every_uint16(reading)[:256]
+    return bytes(np.flatnonzero(wide >= 0).tolist()), wide.astype(np.uint8)
 
 
 @lru_cache(maxsize=4)

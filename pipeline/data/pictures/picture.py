@@ -1,10 +1,12 @@
 """What one file or array holds before anybody says what its numbers mean, and what is no picture at all."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NoReturn
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
+from PIL import Image
 
 from pipeline.data.refusal import Refused
 
@@ -21,7 +23,8 @@ class Picture:
     """What one file or array holds, as stored.
 
     Attributes:
-        array: (height, width) or (height, width, channel).
+        stored: An array (height, width) or (height, width, channel); or a decoded image that becomes one only
+            if somebody asks, since colours are brought to size faster without.
         format: PNG, JPEG, TIFF, NPY, EXR; ARRAY if it never was a file.
         mode: Pillow's mode; `RGB;16` and the like for colours of 16 bits; an array's type.
         orientation: EXIF, 1 if there is none. The array is not turned.
@@ -30,13 +33,25 @@ class Picture:
         lossy: Whether its format changes numbers.
     """
 
-    array: Shaped[np.ndarray, "height width *channel"]
+    stored: Shaped[np.ndarray, "height width *channel"] | Image.Image
     format: str
     mode: str
     orientation: int
     name: str
     palette: UInt8[np.ndarray, "256 4"] | None = None
     lossy: bool = False
+
+    @cached_property
+    def array(self) -> Shaped[np.ndarray, "height width *channel"]:
+        """(height, width) or (height, width, channel)."""
+        return np.asarray(self.stored)
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """In pixels."""
+        if isinstance(self.stored, Image.Image):
+            return self.stored.height, self.stored.width
+        return self.stored.shape[0], self.stored.shape[1]
 
     @property
     def what(self) -> str:

@@ -34,7 +34,10 @@ def decode_raster(content: bytes, kind: str, name: str) -> Picture:
             raise Refused("wrong_channels", f"{name}: a TIFF of several pages", "save one page per file")
         image.load()
         palette = _palette(image) if image.mode == "P" else None
-        array, mode = np.asarray(image), image.mode
+        mode = image.mode
+    if mode == "RGB" and (kind == "JPEG" or (content[_BIT_DEPTH] == 8 and kind == "PNG")):
+        return Picture(image, kind, mode, orientation, name, palette, lossy)
+    array = np.asarray(image)
     if kind == "TIFF" and orientation != 1:  # Pillow turns a TIFF while it loads
         array = turned(array, _TURNED_BACK.get(orientation, orientation))
     if kind == "PNG" and content[_IHDR] == b"IHDR":

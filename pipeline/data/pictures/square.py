@@ -31,11 +31,19 @@ class Square:
         """Top and left of the square."""
         return (self.height - self.side) // 2, (self.width - self.side) // 2
 
-    def rgb(self, picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "size size 3"]:
+    def rgb(
+        self, picture: UInt8[np.ndarray, "height width 3"] | Image.Image
+    ) -> UInt8[np.ndarray, "size size 3"]:
         """The mean over each pixel's area; interpolated where the square is smaller than `size`."""
-        resample = Image.Resampling.BOX if self.side >= self.size else Image.Resampling.BICUBIC
-        inside = np.ascontiguousarray(self._inside(picture))
-        return np.asarray(Image.fromarray(inside).resize((self.size, self.size), resample))
+        if isinstance(picture, np.ndarray):
+            inside = Image.fromarray(np.ascontiguousarray(self._inside(picture)))
+        else:
+            top, left = self.corner
+            inside = picture.crop((left, top, left + self.side, top + self.side))
+        if self.side != self.size:
+            resample = Image.Resampling.BOX if self.side > self.size else Image.Resampling.BICUBIC
+            inside = inside.resize((self.size, self.size), resample)
+        return np.asarray(inside)
 
     def seg(self, labels: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "size size"]:
         """The label in the middle of each pixel's area."""
@@ -59,11 +67,21 @@ class Square:
         )
         return present[votes.reshape(self.size, self.size, len(present)).argmax(axis=2)]
 
-    def depth(self, depth: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "size size"]:
-        """The valid depth nearest to the middle of each pixel's area; NaN if the area has none."""
+    def depth(
+        self,
+        depth: Shaped[np.ndarray, "height width"],
+        metres: Float32[np.ndarray, " value"] | None = None,
+    ) -> Float32[np.ndarray, "size size"]:
+        """The valid depth nearest to the middle of each pixel's area; NaN if the area has none.
+
+        Args:
+            depth: In metres, NaN where invalid; or as stored.
+            metres: Of every stored value.
+        """
         middle = _middles(self.side, self.size)
         inside = self._inside(depth)
         sampled = inside[middle[:, None], middle]
+        sampled = sampled if metres is None else metres.take(sampled)
         down, right = np.nonzero(np.isnan(sampled))
         for step_down, step_right in _nearest_first(max(self.side // self.size - 1, 0) // 2):
             if not len(down):
@@ -72,6 +90,7 @@ class Square:
                 np.clip(middle[down] + step_down, 0, self.side - 1),
                 np.clip(middle[right] + step_right, 0, self.side - 1),
             ]
+            found = found if metres is None else metres.take(found)
             sampled[down, right] = found
             holes = np.isnan(found)
             down, right = down[holes], right[holes]
