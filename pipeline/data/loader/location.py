@@ -120,9 +120,13 @@ def adopt_dataset(source: DatasetSource, image_size: int, directory: Path) -> Da
     Raises:
         InputError: If there is no dataset, or its pictures have another size.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     if source.is_remote:
         place = source.path.rstrip("/")
         fetch_description(place, directory)
+        (directory / f".{INDEX}.of").unlink()
+        refused = Storage(place, field="data.source.path").read(QUARANTINE, 0, _LARGEST)
+        (directory / QUARANTINE).write_bytes(refused)
     else:
         home, location = located(Path(source.path).expanduser().resolve())
         place = location.shards

@@ -1,8 +1,9 @@
 """The index in memory: a few bytes per sample, read from `index.parquet` a piece at a time.
 
-Contents of tar members begin at multiples of 512 bytes, so places are kept in such blocks: where the
-first modality of a sample begins, and how far from there every other one does. Keys stay on disk: the
-tar says them again before every member, and a checksum of each tells whether it is the one meant.
+Contents of tar members begin at multiples of 512 bytes, so places are kept in such blocks. The members of
+a sample follow each other in the order rgb, depth, seg, so the place of the first and the sizes of all
+say where each one is. Keys stay on disk: the tar says them again before every member, and a checksum of
+each tells whether it is the one meant.
 """
 
 import zlib
@@ -21,20 +22,20 @@ from pipeline.data.modality import DatasetInfo
 from pipeline.data.shards.description import Description
 from pipeline.errors import InputError
 
-_ABSENT = 2**32 - 1
-_AT_ONCE = 1 << 15
+_LARGEST = 2**32 - 1
+_AT_ONCE = 1 << 13
+_BUFFER = 1 << 16
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The index of one split: some 30 bytes per sample.
+    """The index of one split: some 20 bytes per sample.
 
     Attributes:
         shards: The tars of the split, by their number in `dataset.json`.
         starts: First row of every tar, and at the end the number of rows.
         first: Block in which a sample's first modality begins.
-        distance: Blocks from there to each modality; 2**32 - 1 where it is lacking.
-        size: Bytes of each modality.
+        size: Bytes of each modality; 0 where it is lacking.
         check: CRC-32 of the key.
         factors: Value index of each known factor; None if none is known.
     """
@@ -42,7 +43,6 @@ class Rows:
     shards: Int64[np.ndarray, " shard"]
     starts: Int64[np.ndarray, " edge"]
     first: UInt32[np.ndarray, " row"]
-    distance: dict[str, UInt32[np.ndarray, " row"]]
     size: dict[str, UInt32[np.ndarray, " row"]]
     check: UInt32[np.ndarray, " row"]
     factors: Integer[np.ndarray, "row factor"] | None
@@ -53,15 +53,12 @@ class Rows:
     def places(self, rows: Int64[np.ndarray, " wanted"]) -> Places:
         """Where the bytes of some rows are."""
         first = self.first[rows].astype(np.int64) * BLOCK
-        offset = {}
-        for modality, distances in self.distance.items():
-            distance = distances[rows]
-            offset[modality] = np.where(distance == _ABSENT, -1, first + distance.astype(np.int64) * BLOCK)
+        size = {modality: sizes[rows].astype(np.int64) for modality, sizes in self.size.items()}
         return Places(
             shard=self.shards[self.tar_of(rows)],
             first=first,
-            offset=offset,
-            size={modality: size[rows].astype(np.int64) for modality, size in self.size.items()},
+            offset=one_after_the_other(first, size),
+            size=size,
             check=self.check[rows],
         )
 
@@ -71,8 +68,19 @@ class Rows:
 
     def nbytes(self) -> int:
         """Memory of the columns."""
-        columns = [self.first, self.check, *self.distance.values(), *self.size.values()]
+        columns = [self.first, self.check, *self.size.values()]
         return sum(column.nbytes for column in columns) + (0 if self.factors is None else self.factors.nbytes)
+
+
+def one_after_the_other(
+    first: Int64[np.ndarray, " row"], size: dict[str, Int64[np.ndarray, " row"]]
+) -> dict[str, Int64[np.ndarray, " row"]]:
+    """Offsets of members that lie in a tar one after the other; -1 where one is lacking."""
+    offset, free = {}, first
+    for modality, sizes in size.items():
+        offset[modality] = np.where(sizes > 0, free, -1)
+        free = free + np.where(sizes > 0, BLOCK + -(-sizes // BLOCK) * BLOCK, 0)
+    return offset
 
 
 def read_rows(path: Path, description: Description) -> dict[str, Rows]:
@@ -116,12 +124,12 @@ def _pieces(path: Path, description: Description) -> Iterator[dict[str, Any]]:
     wanted += [f"{modality}_{what}" for modality in modalities for what in ("offset", "size")]
     wanted += [f"factor_{factor.name}" for factor in description.info.factors]
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=_BUFFER) as file:
             if missing := set(wanted) - set(file.schema_arrow.names):
                 raise InputError(
                     f"{path}: not a dataset's index, it lacks the columns {sorted(missing)}; write it again"
                 )
-            for batch in file.iter_batches(_AT_ONCE, columns=wanted):
+            for batch in file.iter_batches(_AT_ONCE, columns=wanted, use_threads=False):
                 yield {name: batch.column(name) for name in batch.schema.names}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the dataset is incomplete, write it again") from None
@@ -141,7 +149,6 @@ class _Growing:
     def __init__(self, split: str, count: int, info: DatasetInfo) -> None:
         self._split, self._filled = split, 0
         self._first, self._check = np.empty(count, np.uint32), np.empty(count, np.uint32)
-        self._distance = {modality: np.empty(count, np.uint32) for modality in info.modalities}
         self._size = {modality: np.empty(count, np.uint32) for modality in info.modalities}
         self._names = [factor.name for factor in info.factors]
         most = max((len(factor.values) for factor in info.factors), default=0)
@@ -160,17 +167,20 @@ class _Growing:
         self._filled = end
         if end > len(self._first):
             return
-        offset = {m: piece[f"{m}_offset"].to_numpy()[here] for m in self._distance}
-        present = {m: value >= 0 for m, value in offset.items()}
-        first = np.min([np.where(present[m], offset[m], np.iinfo(np.int64).max) for m in offset], axis=0)
-        for modality, distance in self._distance.items():
-            away = np.where(present[modality], offset[modality] - first, 0)
-            size = piece[f"{modality}_size"].to_numpy()[here]
-            self._refuse(path, away % BLOCK != 0, modality)
-            self._refuse(path, (size < 0) | (first + away + size > tar_bytes[shard[here]]), modality)
-            distance[start:end] = np.where(present[modality], away // BLOCK, _ABSENT)
-            self._size[modality][start:end] = size
-        self._refuse(path, (first % BLOCK != 0) | (first < BLOCK), "a sample")
+        offset = {m: piece[f"{m}_offset"].to_numpy()[here] for m in self._size}
+        size = {m: piece[f"{m}_size"].to_numpy()[here] for m in self._size}
+        first = np.min([np.where(offset[m] >= 0, offset[m], np.iinfo(np.int64).max) for m in offset], axis=0)
+        expected = one_after_the_other(first, size)
+        wrong = (first % BLOCK != 0) | (first < BLOCK)
+        for modality in self._size:
+            wrong |= (size[modality] < 0) | (size[modality] > _LARGEST)
+            wrong |= offset[modality] != expected[modality]
+            wrong |= offset[modality] + size[modality] > tar_bytes[shard[here]]
+        if wrong.any():
+            key = piece["key"].filter(pa.array(here))[int(np.argmax(wrong))]
+            raise InputError(f"{path}: {key} is not where a tar of ours has it; write the dataset again")
+        for modality, sizes in size.items():
+            self._size[modality][start:end] = sizes
         self._first[start:end] = first // BLOCK
         keys = piece["key"].to_pylist()
         self._check[start:end] = [
@@ -190,7 +200,6 @@ class _Growing:
             shards=np.array(list(self._starts), np.int64),
             starts=np.array([*self._starts.values(), count], np.int64),
             first=self._first,
-            distance=self._distance,
             size=self._size,
             check=self._check,
             factors=self._factors if self._names else None,
@@ -202,8 +211,3 @@ class _Growing:
             if int(shard[change]) in self._starts:
                 raise InputError(f"{path}: the rows of a tar are not together; write the dataset again")
             self._starts[int(shard[change])] = start + change
-
-    @staticmethod
-    def _refuse(path: Path, wrong: Bool[np.ndarray, " row"], what: str) -> None:
-        if wrong.any():
-            raise InputError(f"{path}: {what} begins where no tar member can; write the dataset again")
