@@ -6,8 +6,8 @@
 A folder of PNGs (RGB, 16-bit depth, labels) is made and read twice, in turns, on the same cores, by the same
 number of worker processes: by the shard stage, to a dataset on the disk; and by a loop that decodes the same
 files with Pillow, scales them with Pillow, encodes the arrays as the dataset has them, and forgets them.
-Times are medians over runs and include the start of processes. `--memory` measures by how much the peak memory
-of the stage grows per sample, from many tiny samples.
+Times are medians over runs and include the start of processes. `--memory` measures how much the peak memory
+of the stage grows per sample, with many tiny samples.
 """
 
 import argparse

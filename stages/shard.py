@@ -13,7 +13,6 @@ from typing import Any, overload
 from pipeline.analysis.dataset_pictures import leave_pictures
 from pipeline.config.data import Data
 from pipeline.config.existing import DatasetSource
-from pipeline.config.section import Section
 from pipeline.data.loader.location import adopt_dataset
 from pipeline.data.modality import SPLITS, DatasetInfo
 from pipeline.data.parallel import ordered_map, processor_count
@@ -164,8 +163,7 @@ def _await_others(parts: Sequence[PlannedPart], context: Context) -> None:
 
 
 def _suffixes(config: Data) -> dict[str, str]:
-    setting = config.encoding
-    return encodings_for(setting.model_dump() if isinstance(setting, Section) else setting, config.image_size)
+    return encodings_for(config.encoding.model_dump(), config.image_size)
 
 
 def _facts(config: Data, catalogue: Catalogue) -> Facts:

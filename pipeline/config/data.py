@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config.section import Count, Fraction, Positive, Section, without_effect
 from pipeline.config.sources import Source
@@ -22,7 +22,10 @@ class HeldOut(Section):
 
 
 class Encodings(Section):
-    """How each modality is stored. auto: what `data.encoding: auto` takes for it."""
+    """How each modality is stored; one word instead of the section means all three.
+
+    auto loses nothing: npy up to 64 px, npy.zst above.
+    """
 
     rgb: Literal["auto", "npy", "npy.zst", "png", "jpg"] = "auto"
     """npy (fast to read), npy.zst, png (small), or jpg, which alone loses something."""
@@ -30,6 +33,11 @@ class Encodings(Section):
     """npy or npy.zst: float32 metres as they are; png: whole numbers of the source's unit."""
     seg: Literal["auto", "npy", "npy.zst", "png"] = "auto"
     """All of them keep every label."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_all(cls, value: Any) -> Any:
+        return dict.fromkeys(cls.model_fields, value) if isinstance(value, str) else value
 
 
 class Data(Section):
@@ -54,8 +62,8 @@ class Data(Section):
     """What is kept apart for few-shot adaptation."""
     shard_samples: Positive = 1000
     """Samples per tar file."""
-    encoding: Literal["auto", "npy", "png"] | Encodings = "auto"
-    """How arrays are stored: npy (fast), png (small), or a choice per modality. auto: by size, and lossless."""
+    encoding: Encodings = Encodings()
+    """How arrays are stored: `auto`, `npy` (fast), `npy.zst`, `png` (small), or one of them per modality."""
     duplicates: Literal["exact", "perceptual", "off"] = "exact"
     """Which pictures that are in several splits are refused outside test: equal ones, alike ones too, or none."""
     max_bad_fraction: Fraction = without_effect(0.1)

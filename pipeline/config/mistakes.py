@@ -96,7 +96,7 @@ def _find(location: tuple[int | str, ...]) -> tuple[KeyPath, type[Section], Fiel
 def _value_at(path: KeyPath, tree: Tree) -> Any:
     value: Any = tree.values
     for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
+        value = value.get(key) if isinstance(value, dict) else value
     return value
 
 

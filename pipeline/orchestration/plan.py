@@ -5,6 +5,7 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 from pipeline.config import Config, key_values
@@ -69,6 +70,7 @@ CHANGED_INPUTS = {
 FORCED = "--force"
 ABSENT = object()
 SHOWN_CHANGES = 3
+SHOWN_ERROR = 160
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,8 @@ def _why_skipped(place: Place) -> str:
 
 def _how_it_ended(attempt: Record) -> str:
     starts = "" if attempt.stage in CONTINUED else "; starts anew"
-    return f"failed: {attempt.error.splitlines()[0]}" if attempt.error else f"interrupted{starts}"
+    error = shorten(attempt.error.partition("\n")[0], SHOWN_ERROR, placeholder=" ...")
+    return f"failed: {error}" if error else f"interrupted{starts}"
 
 
 def _restrict(step: Step, truth: dict[StageName, Step], selection: Selection) -> Step:

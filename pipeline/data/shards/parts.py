@@ -2,7 +2,7 @@
 
 Part p holds up to `data.shard_samples` consecutive samples of one planned split, in `parts/<p>/`: for every
 split it turned out to have `<split>.tar` and `<split>.rows.parquet`, then `refused.parquet` and `part.json`,
-all in a directory that is then renamed. What a part holds is a function of its samples alone, whoever makes it.
+all in a directory that is then renamed. What a part holds is a function of its samples alone.
 """
 
 import json
