@@ -96,7 +96,9 @@ def measure(home: Path, trial: Trial, workers: list[int], rounds: int) -> list[d
         for (name, contestant), count in itertools.product(contestants().items(), workers):
             rates.setdefault((name, count), []).append(_rates(partial(contestant, home, trial, count), trial))
         rates.setdefault(("page cache", 0), []).append(_copying(home, trial))
-    print(f"\n{trial.size} px, {trial.samples} samples, batches of {trial.batch}, {os.cpu_count()} processors")
+    print(
+        f"\n{trial.size} px, {trial.samples} samples, batches of {trial.batch}, {os.cpu_count()} processors"
+    )
     print(f"{'':20}{'workers':>8}{'samples/s':>12}{'per CPU-s':>12}{'x webdataset':>14}")
     rows = []
     for (name, count), measured in rates.items():
@@ -155,7 +157,10 @@ def webdataset(home: Path, trial: Trial, workers: int) -> Iterator[Any]:
 
     urls = sorted(str(path) for path in (home / "auto").glob("train-*.tar"))
     dataset = (
-        wds.WebDataset(urls, shardshuffle=len(urls), seed=0, nodesplitter=None, workersplitter=wds.split_by_worker)
+        wds
+        .WebDataset(
+            urls, shardshuffle=len(urls), seed=0, nodesplitter=None, workersplitter=wds.split_by_worker
+        )
         .repeat()
         .shuffle(1000)
         .map(_decoded)
@@ -317,7 +322,9 @@ def _stand_in_for_unneeded() -> None:
         "torchvision.transforms.functional": ("to_tensor",),
         "catalogue": (),
     }
-    missing = {name for name in ("transformers", "torchvision", "catalogue") if not importlib.util.find_spec(name)}
+    missing = {
+        name for name in ("transformers", "torchvision", "catalogue") if not importlib.util.find_spec(name)
+    }
     for name, classes in wanted.items():
         if name.partition(".")[0] in missing:
             module = types.ModuleType(name)

@@ -23,8 +23,8 @@ def keys_of(*words: int | Int64[np.ndarray, " count"]) -> UInt64[np.ndarray, " c
     """`key_of` for many tuples at once; a word is the same in all of them or an array."""
     keys = np.zeros(1, np.uint64)
     for word in words:
-        word = np.uint64(word & _MASK) if isinstance(word, int) else word.astype(np.uint64)
-        keys = _scramble((keys ^ word) + np.uint64(GAMMA))
+        mixed_in = np.uint64(word & _MASK) if isinstance(word, int) else word.astype(np.uint64)
+        keys = _scramble((keys ^ mixed_in) + np.uint64(GAMMA))
     return keys
 
 

@@ -90,8 +90,7 @@ def test_a_worker_that_is_killed_is_one_clear_error(tmp_path: Path) -> None:
     next(batches)
     my_workers()[0].send_signal(signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"data worker \d+ was ended by SIGKILL; out of memory\?"):
-        for _ in range(20):
-            next(batches)
+        list(islice(batches, 20))
     assert my_workers() == []
 
 
@@ -103,8 +102,7 @@ def test_what_a_worker_cannot_read_is_said_as_without_workers(tmp_path: Path) ->
         with tar.open("r+b") as file:
             file.truncate(600)
     with pytest.raises(InputError, match=r"train-\d+\.tar: ends before byte"):
-        for _ in range(20):
-            next(batches)
+        list(islice(batches, 20))
     assert my_workers() == []
 
 

@@ -91,6 +91,34 @@ def test_reads_stay_within_a_window_of_shards(sizes: list[int], seed: int) -> No
         place += rows_in_window
 
 
+@given(SHARD_SIZES, SEEDS, st.sampled_from([2, 3, 4, 8]), st.integers(1, 4), st.integers(0, 200))
+@settings(deadline=None, max_examples=50)
+def test_with_streams_an_epoch_still_has_every_row_once_and_needs_no_past(
+    sizes: list[int], seed: int, streams: int, part: int, seen: int
+) -> None:
+    count, batch = sum(sizes), streams * part
+    whole = Order(starts(sizes), seed, streams, batch).rows(0, 4 * count)
+    for epoch in range(4):
+        assert sorted(whole[epoch * count : (epoch + 1) * count].tolist()) == list(range(count))
+    seen = min(seen, 3 * count)
+    fresh = Order(starts(sizes), seed, streams, batch)
+    np.testing.assert_array_equal(fresh.rows(seen, count), whole[seen : seen + count])
+
+
+@given(st.integers(1, 6), SEEDS, st.sampled_from([2, 4]), st.integers(1, 4))
+@settings(deadline=None, max_examples=30)
+def test_a_stream_keeps_its_shards_through_all_epochs(each: int, seed: int, streams: int, part: int) -> None:
+    """Its own, and the two that the cuts go through, which move by less than a batch."""
+    per_shard, batch = 16, streams * part
+    edges = starts([per_shard] * (streams * each))
+    order = Order(edges, seed, streams, batch)
+    steps = -(-5 * order.count // batch)
+    for stream in range(streams):
+        rows = [row for step in range(steps) for row in order.rows(step * batch + stream * part, part)]
+        shards = {int(row) // per_shard for row in rows}
+        assert len(shards) <= each + 2
+
+
 def test_every_epoch_shuffles_a_single_shard_anew() -> None:
     orders = [epoch_order(starts([50]), 1, epoch).tolist() for epoch in range(3)]
     assert orders[0] != orders[1] != orders[2] != orders[0]

@@ -55,7 +55,9 @@ def read(
             for row in range(len(batch))
         ]
         numbers = batch.index.tolist()
-        taken.append([f"{key} {number} {crc}" for key, number, crc in zip(batch.key, numbers, pixels, strict=True)])
+        taken.append([
+            f"{key} {number} {crc}" for key, number, crc in zip(batch.key, numbers, pixels, strict=True)
+        ])
     if die_into:
         die_into.write_text("\n".join("\t".join(samples) for samples in taken))
         os.kill(os.getpid(), signal.SIGKILL)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ from pipeline.data.modality import Sample
 from pipeline.data.shards.dataset import write_dataset
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
-from small_dataset import CLASSES, FACTORS, SIZE, sample  # noqa: E402
+from small_dataset import CLASSES, FACTORS, SIZE, sample
 
 DRIVER = Path(__file__).with_name("data_once.py")
 OWN, OTHER = 45, 23  # neither a multiple of the batch or of the shards
@@ -57,15 +58,18 @@ def together(datasets: Path, ranks: int, first: int, steps: int, **options: obje
         read(datasets, rank=rank, size=ranks, seen=first * BATCH, steps=steps, **options)  # type: ignore[arg-type]
         for rank in range(ranks)
     ]
-    return [sum(step, []) for step in zip(*parts, strict=True)]
+    return [list(chain(*step)) for step in zip(*parts, strict=True)]
 
 
 def killed(datasets: Path, out: Path, ranks: int, workers: int, steps: int, *more: str) -> list[list[str]]:
     """What all ranks had read when they were killed with SIGKILL; nothing of theirs is left."""
     processes = [
         subprocess.Popen(
-            [sys.executable, str(DRIVER), str(datasets), str(out / f"{rank}"), *more]
-            + [f"--rank={rank}", f"--size={ranks}", f"--workers={workers}", "--seen=0", f"--steps={steps}"],
+            [
+                *(sys.executable, str(DRIVER), str(datasets), str(out / f"{rank}"), *more),
+                *(f"--rank={rank}", f"--size={ranks}", f"--workers={workers}", "--seen=0"),
+                f"--steps={steps}",
+            ],
             env={**os.environ, "OMP_NUM_THREADS": "1", "STARTED_BY": str(out)},
             stderr=subprocess.PIPE,
         )
@@ -78,8 +82,10 @@ def killed(datasets: Path, out: Path, ranks: int, workers: int, steps: int, *mor
     while left_alive(out) and time.monotonic() < until:
         time.sleep(0.1)
     assert not left_alive(out)
-    parts = [[line.split("\t") for line in (out / f"{rank}").read_text().splitlines()] for rank in range(ranks)]
-    return [sum(step, []) for step in zip(*parts, strict=True)]
+    parts = [
+        [line.split("\t") for line in (out / f"{rank}").read_text().splitlines()] for rank in range(ranks)
+    ]
+    return [list(chain(*step)) for step in zip(*parts, strict=True)]
 
 
 def left_alive(out: Path) -> list[psutil.Process]:

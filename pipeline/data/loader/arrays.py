@@ -17,7 +17,11 @@ ABSENT: dict[str, float] = {"rgb": 0, "depth": np.nan, "seg": IGNORE_INDEX}
 """What fills a row that lacks a modality."""
 
 _ALIGNMENT = 64
-_DTYPES = {"rgb": np.dtype(np.uint8), "depth": np.dtype(np.float32), "seg": np.dtype(np.uint8)}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "rgb": np.dtype(np.uint8),
+    "depth": np.dtype(np.float32),
+    "seg": np.dtype(np.uint8),
+}
 
 
 @dataclass(frozen=True)

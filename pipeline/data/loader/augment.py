@@ -117,7 +117,7 @@ def hue_rotation(turn: float) -> Float64[np.ndarray, "3 3"]:
 def _linear(
     channels: list[Float32[np.ndarray, "height width"]], matrix: Float64[np.ndarray, "3 3"], offset: float
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """matrix @ colour + offset, rounded and clipped; in plain sums, the same on every machine."""
+    """Matrix @ colour + offset, rounded and clipped; in plain sums, the same on every machine."""
     changed = np.empty((*channels[0].shape, 3), np.uint8)
     for place, row in enumerate(matrix.astype(np.float32)):
         total = channels[0] * row[0]

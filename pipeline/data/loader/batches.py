@@ -78,7 +78,7 @@ def training_batches(
         say: Told what a person should know.
 
     Raises:
-        InputError: If the split is empty, the global batch cannot be divided, or datasets do not fit together.
+        InputError: If the split is empty, the batch cannot be divided, or datasets do not fit together.
     """
     loading, augment = loading or Loading(), augment or Augment()
     _refuse_indivisible(global_batch, world_size, loading.streams, mixed=bool(mix))

@@ -79,7 +79,7 @@ class Copies:
                     file.write(piece)
                     digest.update(piece)
                     size += len(piece)
-                    if size > shard.bytes or len(piece) < _AT_ONCE and size >= shard.bytes:
+                    if size > shard.bytes or (len(piece) < _AT_ONCE and size >= shard.bytes):
                         break
             if size == shard.bytes and digest.hexdigest() == shard.sha256:
                 partial.replace(path)

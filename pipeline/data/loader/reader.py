@@ -117,9 +117,8 @@ class Reader:
         try:
             array = decode(modality, store.suffix[modality], content, store.depth_scale_m)
         except Exception as error:
-            raise InputError(
-                f"{self._where(shard, opening, modality)}: cannot be decoded ({error}); write the dataset again"
-            ) from error
+            where = self._where(shard, opening, modality)
+            raise InputError(f"{where}: cannot be decoded ({error}); write the dataset again") from error
         shape = store.layout.shape(modality)
         if array.shape != shape:
             raise InputError(f"{self._where(shard, opening, modality)}: shape {array.shape}, not {shape}")

@@ -66,11 +66,6 @@ class Rows:
         """Which of the split's tars each row is in."""
         return np.searchsorted(self.starts, rows, side="right") - 1
 
-    def nbytes(self) -> int:
-        """Memory of the columns."""
-        columns = [self.first, self.check, *self.size.values()]
-        return sum(column.nbytes for column in columns) + (0 if self.factors is None else self.factors.nbytes)
-
 
 def one_after_the_other(
     first: Int64[np.ndarray, " row"], size: dict[str, Int64[np.ndarray, " row"]]
@@ -110,15 +105,12 @@ def read_rows(path: Path, description: Description) -> dict[str, Rows]:
     return {name: growing.rows(path) for name, growing in splits.items()}
 
 
-def read_keys(path: Path, split: str) -> list[str]:
-    """The keys of a split, in the order of its rows."""
-    table = pq.read_table(path, columns=["key"], filters=[("split", "=", split)])
-    keys: list[str] = table["key"].to_pylist()
-    return keys
-
-
 def _pieces(path: Path, description: Description) -> Iterator[dict[str, Any]]:
-    """Record batches as a mapping from column name to array."""
+    """Record batches as a mapping from column name to array.
+
+    Raises:
+        InputError: If the index is missing, or is none.
+    """
     modalities = description.info.modalities
     wanted = ["split", "shard", "key"]
     wanted += [f"{modality}_{what}" for modality in modalities for what in ("offset", "size")]

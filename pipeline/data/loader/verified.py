@@ -108,6 +108,7 @@ def _state(path: Path, name: str, shard: Shard) -> str:
         raise InputError(f"{path}: {error.strerror}; the dataset is incomplete, write it again") from None
     if status.st_size != shard.bytes:
         raise InputError(
-            f"{path}: {status.st_size} bytes, but its index was made for {shard.bytes}; write the dataset again"
+            f"{path}: {status.st_size} bytes, but its index was made for {shard.bytes}; "
+            "write the dataset again"
         )
     return f"{name} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {shard.sha256}"

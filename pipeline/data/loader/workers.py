@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pipeline.data.loader.arrays import Arrays, Slots
 from pipeline.data.loader.filling import Filler, Memory, Recipe, Task, shared_memory
@@ -25,7 +25,12 @@ HELD = 3
 
 _PAGE = 4096
 _END_S = 5.0
-_PROGRAM = "from pipeline.data.loader.workers import main; main()"
+_PROGRAM = """
+import sys
+sys.path[:] = sys.argv[2:]  # not by PYTHONPATH: a script's neighbours would hide what Python itself begins with
+from pipeline.data.loader.workers import main
+main()
+"""
 
 
 class HasTask(Protocol):
@@ -102,8 +107,7 @@ class _Worker:
             shared = [start.memory.descriptor]
             shared += [kept.memory.descriptor for kept in start.recipe.kept if kept]
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), *sys.path],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), *shared],
                 start_new_session=True,
