@@ -123,6 +123,19 @@ def test_duplicates_are_found_within_and_across_splits(tmp_path: Path) -> None:
     assert twins.alike_across == 3
 
 
+def test_nothing_to_see_is_alike_nothing_but_a_plain_slope_is(tmp_path: Path) -> None:
+    slope = np.repeat(np.arange(SIZE, dtype=np.uint8)[None, :, None] * 9, SIZE, axis=0).repeat(3, axis=2)
+    pictures = [slope, slope + 5, np.zeros_like(slope), np.full_like(slope, 77)]
+    samples = (
+        ("train", Sample(f"s{number}", rgb=rgb, factors={"hue": 0, "shape": 0}))
+        for number, rgb in enumerate(pictures)
+    )
+    write_samples(tmp_path / "d", samples)
+    look = found(tmp_path / "d").duplicates.same_look
+    assert look is not None
+    assert look.examples == (("train/s0", "train/s1"),)
+
+
 def test_an_older_dataset_without_hashes_is_read_all_the_same(tmp_path: Path) -> None:
     directory = write(tmp_path / "d")
     table = pq.read_table(directory / "index.parquet")
@@ -195,6 +208,7 @@ def test_chosen_samples_are_spread_evenly(count: int, wanted: int) -> None:
         assert places[-1] < count
         assert (gaps >= 1).all()
         assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+        assert abs(places[0] - (count - 1 - places[-1])) <= 1, "the ends are left alone alike"
 
 
 @given(
