@@ -23,6 +23,7 @@ LARGEST_NPY = 64
 
 _PNG_EFFORT, _ZSTD_EFFORT, _JPEG_QUALITY = 3, 3, 95
 _UINT16_MAX = 65535
+_NPY_START = 10
 _LARGEST_ARRAY = 1 << 28
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -111,16 +112,22 @@ def read_npy(content: bytes | memoryview) -> Shaped[np.ndarray, "..."]:
     Raises:
         ValueError: If they are not such an array.
     """
-    stream = io.BytesIO(content)
+    end = _NPY_START + int.from_bytes(content[_NPY_START - 2 : _NPY_START], "little")
+    dtype, shape, count = _described(bytes(content[:end]))
+    return np.frombuffer(content, dtype, count, offset=end).reshape(shape)
+
+
+@lru_cache(maxsize=64)
+def _described(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """What a header says: data type, shape and number of elements. All samples of a dataset share a few."""
+    stream = io.BytesIO(header)
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):
         raise ValueError(f"npy version {version} is not supported; save it with numpy.save")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype.hasobject or fortran_order:
         raise ValueError("an npy member must hold plain numbers in C order")
-    start = stream.tell()
-    count = int(np.prod(shape, dtype=np.int64))
-    return np.frombuffer(content, dtype, count, offset=start).reshape(shape)
+    return dtype, shape, int(np.prod(shape, dtype=np.int64))
 
 
 @lru_cache(maxsize=64)
