@@ -64,7 +64,7 @@ def draw_depth(found: Survey) -> Image.Image | None:
             [Bar(count / most, percent(count, depth.valid), colour)],
         ))
     quantiles = [f"{share:.0%} {metres(value)}" for share, value in depth.quantiles_m.items()]
-    holes = [f"{name} {count:,}" for name, count in zip(HOLES, depth.holes, strict=True) if count]
+    holes = [f"{name}: {count:,}" for name, count in zip(HOLES, depth.holes, strict=True) if count]
     notes = [
         f"{percent(depth.valid, depth.pixels)} of pixels valid, "
         f"{metres(depth.nearest_m)} to {metres(depth.farthest_m)} m",
