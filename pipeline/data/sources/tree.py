@@ -120,18 +120,20 @@ class _Tree:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.endings: set[str] = set()
-        self._rows: dict[str, list[Any]] = {"name": [], "path": []}
-        if "split" in place.groups:
-            self._rows["split"] = []
-        self._chunks: dict[str, list[pa.Array]] = {column: [] for column in self._rows}
+        self._names: list[str] = []
+        self._paths: list[bytes] = []
+        self._splits: list[str] = []
+        self._has_splits = "split" in place.groups
+        self._chunks: list[pa.Table] = []
         self._passed_over: Counter[str] = Counter()
         self._not_matching: list[str] = []
 
     def offer(self, path: str) -> None:
         """Take a file if it is one of this modality's."""
-        ending = os.path.splitext(path)[1].lower()  # noqa: PTH122 (a Path per file takes longer than listing)
+        dot = path.rfind(".")
+        ending = path[dot:].lower() if dot > path.rfind("/") else "(none)"
         if ending not in SUFFIXES:
-            self._passed_over[ending or "(none)"] += 1
+            self._passed_over[ending] += 1
             return
         matched = self.place.pattern.fullmatch(path)
         if matched is None:
@@ -139,12 +141,14 @@ class _Tree:
                 self._not_matching.append(path)
             return
         self.endings.add(ending)
-        values = matched.groupdict()
-        self._rows["name"].append(_printable("/".join(values[g] for g in self.place.groups if values[g])))
-        self._rows["path"].append(os.fsencode(path))
-        if "split" in self._rows:
-            self._rows["split"].append(_printable(values["split"] or ""))
-        if len(self._rows["name"]) == _CHUNK:
+        values = matched.group(*self.place.groups)
+        name = values if isinstance(values, str) else "/".join(filter(None, values))
+        plain = path.isascii()
+        self._names.append(name if plain else _printable(name))
+        self._paths.append(path.encode() if plain else os.fsencode(path))
+        if self._has_splits:
+            self._splits.append(_printable(matched["split"] or ""))
+        if len(self._names) == _CHUNK:
             self._pack()
 
     def columns(self, root: Path) -> dict[str, pa.Array]:
@@ -154,9 +158,8 @@ class _Tree:
             InputError: If nothing was, or two files have one name.
         """
         self._pack()
-        columns = {
-            column: pa.chunked_array(chunks).combine_chunks() for column, chunks in self._chunks.items()
-        }
+        table = pa.concat_tables(self._chunks).combine_chunks()
+        columns = {name: table[name].combine_chunks() for name in table.column_names}
         if not len(columns["name"]):
             raise InputError(self._nothing(root))
         if pc.count_distinct(columns["name"]).as_py() < len(columns["name"]):
@@ -164,9 +167,14 @@ class _Tree:
         return columns
 
     def _pack(self) -> None:
-        types = {"name": pa.large_string(), "path": pa.large_binary(), "split": pa.string()}
-        for column, values in self._rows.items():
-            self._chunks[column].append(pa.array(values, types[column]))
+        columns = {
+            "name": pa.array(self._names, pa.large_string()),
+            "path": pa.array(self._paths, pa.large_binary()),
+        }
+        if self._has_splits:
+            columns["split"] = pa.array(self._splits, pa.string())
+        self._chunks.append(pa.table(columns))
+        for values in (self._names, self._paths, self._splits):
             values.clear()
 
     def _nothing(self, root: Path) -> str:
