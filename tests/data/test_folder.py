@@ -11,8 +11,9 @@ from PIL import Image
 
 from pipeline.data.keys import natural, unique_keys
 from pipeline.data.loader.dataset import ShardedDataset
-from pipeline.data.modality import SPLITS
+from pipeline.data.modality import SPLITS, Sample
 from pipeline.data.shards.dataset import read_info
+from pipeline.data.sources import open_source
 from pipeline.errors import InputError
 
 
@@ -71,11 +72,12 @@ def test_sub_folders_and_suffixes_belong_to_names(tmp_path: Path) -> None:
         "rgb": {"directory": ".", "suffix": "_rgb"},
         "depth": {"directory": ".", "suffix": "_depth", "unit": "mm"},
     }
-    run_shard(folder_config(root, seg=None, **places), tmp_path / "out")
-    dataset = ShardedDataset(tmp_path / "out")
-    batch = dataset.read("train", range(dataset.length("train")))
-    assert batch.present().all()
-    assert batch.key[0].startswith("kitchen_")
+    catalogue = open_source(folder_config(root, seg=None, **places))
+    loaded = list(catalogue.load(catalogue.entries[:]))
+    assert [sample.origin for sample in loaded] == [f"kitchen/{number}" for number in range(6)]
+    assert all(isinstance(s, Sample) and s.rgb is not None and s.depth is not None for s in loaded)
+    assert isinstance(loaded[0], Sample)
+    assert loaded[0].key.startswith("kitchen_")
 
 
 def test_neighbours_stay_together_and_frame_9_comes_before_frame_10(tmp_path: Path) -> None:
@@ -86,9 +88,9 @@ def test_neighbours_stay_together_and_frame_9_comes_before_frame_10(tmp_path: Pa
         "frame_10",
         "frame_100",
     ]
-    run_shard(folder_config(make_folder(tmp_path / "in", 30), data={"block": 5}), tmp_path / "out")
-    rows = pq.read_table(tmp_path / "out" / "index.parquet").to_pylist()
-    test = sorted(int(row["key"].removeprefix("frame_")) for row in rows if row["split"] == "test")
+    catalogue = open_source(folder_config(make_folder(tmp_path / "in", 30), data={"block": 5}))
+    assert [str(entry) for entry in catalogue.entries[:]] == [f"frame_{number}" for number in range(30)]
+    test = [number for number, split in enumerate(catalogue.splits) if split == "test"]
     assert len(test) == 5 or len(test) == 6 or len(test) == 10
     assert all(number // 5 == test[5 * (place // 5)] // 5 for place, number in enumerate(test))
     assert len(test) == round(0.2 * 30 / 5) * 5
@@ -98,13 +100,12 @@ def test_explicit_splits_and_class_names_come_from_meta(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "in")
     splits = {"train": [f"frame_{n}" for n in range(6)], "val": ["frame_6"], "test": ["frame_7", "frame_99"]}
     (root / "meta.json").write_text(json.dumps({"classes": ["a", "b", "c"], "splits": splits, "camera": "x"}))
-    spoken = Spoken()
-    run_shard(folder_config(root, classes=(), meta="meta.json"), tmp_path / "out", spoken)
-    info = read_info(tmp_path / "out")
-    assert info.counts == {"train": 6, "val": 1, "test": 1}
-    assert info.class_names == ("a", "b", "c")
-    assert any("2 samples are in none of the splits" in line for line in spoken.lines)
-    assert any("1 names in the splits" in line and "frame_99" in line for line in spoken.lines)
+    catalogue = open_source(folder_config(root, classes=(), meta="meta.json"))
+    assert list(catalogue.splits) == ["train"] * 6 + ["val", "test"]
+    assert [entry.key for entry in catalogue.entries[:]] == [f"frame_{number}" for number in range(8)]
+    assert catalogue.class_names == ("a", "b", "c")
+    assert any("2 samples are in none of the splits" in note for note in catalogue.notes)
+    assert any("1 names in the splits" in note and "frame_99" in note for note in catalogue.notes)
 
 
 def test_without_class_names_classes_are_named_by_number(tmp_path: Path) -> None:
@@ -157,15 +158,15 @@ def test_links_within_the_folder_are_fine(tmp_path: Path) -> None:
     (root / "store").mkdir()
     (root / "rgb" / "frame_5.png").rename(root / "store" / "5.png")
     (root / "rgb" / "frame_5.png").symlink_to("../store/5.png")
-    assert run_shard(folder_config(root), tmp_path / "out").metrics["quarantined"] == 0
+    catalogue = open_source(folder_config(root))
+    assert all(isinstance(sample, Sample) for sample in catalogue.load(catalogue.entries[:]))
 
 
 def test_linked_folders_are_not_entered(tmp_path: Path) -> None:
     root, outside = make_folder(tmp_path / "in"), make_folder(tmp_path / "outside")
     (root / "rgb" / "more").symlink_to(outside / "rgb")
     (root / "rgb" / "loop").symlink_to(root / "rgb")
-    run_shard(folder_config(root), tmp_path / "out")
-    assert sum(read_info(tmp_path / "out").counts.values()) == 10
+    assert len(open_source(folder_config(root)).entries) == 10
 
 
 def test_too_many_refused_stops_with_the_most_frequent_reason(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_names_that_do_not_match_show_examples_of_each_and_the_remedy(tmp_path: 
     for path in list((root / "depth").iterdir()):
         path.rename(path.with_name(f"{path.stem}_depth.png"))
     with pytest.raises(InputError) as refused:
-        run_shard(folder_config(root), tmp_path / "out")
+        open_source(folder_config(root))
     message = str(refused.value)
     for part in ("depth", "'frame_0'", "'frame_0_depth'", "data.source.depth.suffix"):
         assert part in message
@@ -190,7 +191,7 @@ def test_names_that_do_not_match_show_examples_of_each_and_the_remedy(tmp_path: 
 
 def test_a_suffix_that_no_file_has_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no file's stem ends in '_color' \(data\.source\.rgb\.suffix\)"):
-        run_shard(folder_config(make_folder(tmp_path / "in"), rgb={"suffix": "_color"}), tmp_path / "out")
+        open_source(folder_config(make_folder(tmp_path / "in"), rgb={"suffix": "_color"}))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_a_folder_that_is_not_there_or_empty_is_one_message(tmp_path: Path, spoi
     root = make_folder(tmp_path / "in")
     spoil(root)
     with pytest.raises(InputError, match=said):
-        run_shard(folder_config(root), tmp_path / "out")
+        open_source(folder_config(root))
 
 
 def test_a_modality_folder_that_is_a_link_elsewhere_is_refused(tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_a_modality_folder_that_is_a_link_elsewhere_is_refused(tmp_path: Path) -
     Path(root / "rgb").rename(root / "old")
     (root / "rgb").symlink_to(outside / "rgb")
     with pytest.raises(InputError, match=r"data\.source\.rgb\.directory.*link that leads out"):
-        run_shard(folder_config(root), tmp_path / "out")
+        open_source(folder_config(root))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,7 @@ def test_a_bad_meta_file_is_one_message(tmp_path: Path, content: str | None, sai
     if content is not None:
         (root / "meta.json").write_text(content)
     with pytest.raises(InputError, match=said):
-        run_shard(folder_config(root, classes=(), meta="meta.json"), tmp_path / "out")
+        open_source(folder_config(root, classes=(), meta="meta.json"))
 
 
 def test_held_out_names_that_do_not_exist_are_refused(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_holding_out_everything_is_refused(tmp_path: Path) -> None:
 
 def test_one_sample_cannot_be_split(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"1 samples in blocks of 1.*more samples"):
-        run_shard(folder_config(make_folder(tmp_path / "in", count=1)), tmp_path / "out")
+        open_source(folder_config(make_folder(tmp_path / "in", count=1)))
 
 
 @pytest.mark.parametrize(("unit", "warned"), [("mm", False), ("m", True), (1e-6, True)])
