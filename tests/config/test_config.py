@@ -123,7 +123,7 @@ def test_depth_unit_is_mandatory_and_explains_itself(tmp_path: Path) -> None:
 
 def test_kind_of_source_is_mandatory_and_known(tmp_path: Path) -> None:
     (missing,) = mistakes(tmp_path, "name: a\ndata:\n  source: {count: 5}")
-    known = "rooms, tabletop, folder, webdataset, parquet, nyuv2, bop, hypersim"
+    known = "rooms, tabletop, folder, webdataset, parquet, nyuv2, bop, hypersim, dataset"
     assert missing == f"a.yaml:3: data.source.kind: missing; choose one of {known}"
     (wrong,) = mistakes(tmp_path, "name: a\ndata:\n  source: {kind: table}")
     listed = known.replace(", ", " | ")

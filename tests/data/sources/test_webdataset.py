@@ -289,7 +289,11 @@ def test_zst_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: 
     bomb = pa.compress(bytes(1 << 26), "zstd", asbytes=True)
     assert len(bomb) < 10_000
     catalogue = opened(source(with_header(tmp_path, tarfile.TarInfo("x.rgb.png.zst"), bomb)))
+    tracemalloc.start()
     assert refusals(catalogue) == {"x": "too_large"}
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1 << 24
 
 
 def test_member_that_is_too_large_is_refused_without_being_read(
