@@ -93,7 +93,7 @@ class Copies:
 
     def _make_room(self, size: int) -> None:
         limit = self.location.cache_gib * GIB
-        copies = sorted(_copies(Path(self.location.cache)))
+        copies = sorted(_copies(self.location.home))
         total = sum(file_size for _, file_size, _ in copies) + size
         for _, file_size, path in copies:
             if total <= limit:

@@ -27,12 +27,12 @@ class Location:
 
     Attributes:
         shards: A directory or a URL.
-        cache: Where copies of remote tars lie.
+        cache: Where copies of remote tars lie; None: in this person's cache directory.
         cache_gib: How large that may become.
     """
 
     shards: str
-    cache: str
+    cache: str | None
     cache_gib: float = 50.0
 
     @property
@@ -40,9 +40,14 @@ class Location:
         """Whether tars have to be fetched."""
         return "://" in self.shards
 
+    @property
+    def home(self) -> Path:
+        """Where copies of all datasets lie."""
+        return Path(self.cache) if self.cache else cache_home() / "shards"
+
     def copies(self) -> Path:
         """Where copies of this dataset lie."""
-        return Path(self.cache) / sha256(self.shards.encode()).hexdigest()[:16]
+        return self.home / sha256(self.shards.encode()).hexdigest()[:16]
 
 
 def located(place: Path | str, cache: Path | None = None, cache_gib: float = 50.0) -> tuple[Path, Location]:
@@ -56,7 +61,7 @@ def located(place: Path | str, cache: Path | None = None, cache_gib: float = 50.
     Raises:
         InputError: If something remote cannot be fetched, or `location.json` is damaged.
     """
-    copies = str(cache or cache_home() / "shards")
+    copies = str(cache) if cache else None
     if "://" in str(place):
         location = Location(str(place).rstrip("/"), copies, cache_gib)
         directory = location.copies()
@@ -143,7 +148,7 @@ def adopt_dataset(source: DatasetSource, image_size: int, directory: Path) -> Da
             f"data.image_size is {image_size}, but the pictures of {source.path} are {info.image_size} px; "
             f"set data.image_size: {info.image_size}"
         )
-    cache = source.cache or cache_home() / "shards"
-    stored = json.dumps(asdict(Location(place, str(cache), source.cache_gib)), indent=1)
+    cache = str(source.cache) if source.cache else None
+    stored = json.dumps(asdict(Location(place, cache, source.cache_gib)), indent=1)
     (directory / LOCATION).write_text(stored + "\n", encoding="utf-8")
     return info
