@@ -36,7 +36,7 @@ from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, World
 from stages import shard
 
-TINY, FEW, MANY = 32, 8_000, 48_000
+TINY, FEW, MANY = 32, 16_000, 64_000
 
 
 def make_folder(root: Path, count: int, width: int, height: int) -> None:

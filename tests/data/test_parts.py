@@ -248,3 +248,30 @@ def test_held_out_classes_make_uneven_shards_that_are_joined(tmp_path: Path) -> 
     batch = dataset.read("heldout", range(14))
     assert set(batch.modalities["seg"].value.unique().tolist()) == {2, 255}
     assert [int(key[1:]) for key in batch.key] == held_out
+
+
+TWO_PROCESSES = """\
+name: tiny
+data: {source: {kind: rooms, count: 60}, image_size: 32, shard_samples: 7, workers: 1}
+tracking: {enabled: false}
+"""
+
+
+@pytest.mark.slow
+def test_the_command_with_several_processes_gives_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TWO_PROCESSES)
+    digests = []
+    for number in (1, 2):
+        command = [sys.executable, "-m", "stages", "shard", "tiny.yaml", "--root", f"runs{number}"]
+        subprocess.run(
+            [*command, "--nproc", str(number)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
+            check=True,
+            timeout=240,
+        )
+        (made,) = (tmp_path / f"runs{number}" / "datasets").glob("[0-9a-f]*")
+        about_the_run = ("stage.json", "timing.json")
+        digests.append({name: data for name, data in tree_bytes(made).items() if name not in about_the_run})
+    assert digests[0] == digests[1]
+    assert {"train-000000.tar", "index.parquet", "dataset.json", "metrics.json"} <= digests[0].keys()

@@ -19,6 +19,8 @@ from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.modality import Sample
 from pipeline.data.refusal import Refusal
 from pipeline.data.shards.dataset import dataset_digest, decode_sample, read_info, write_dataset
+from pipeline.data.shards.fingerprint import content_of, look_of
+from pipeline.data.shards.tar import header
 from pipeline.errors import InputError
 
 # webdataset leaves closing its files to the garbage collector.
@@ -304,3 +306,73 @@ def test_a_description_of_a_later_format_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
     with pytest.raises(InputError, match="format 2"):
         read_info(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.json", "n-_0.rgb.npy", "x" * 80 + ".depth.npy.zst"])
+@pytest.mark.parametrize("size", [0, 7, 16_512, 2**33 - 1])
+def test_headers_are_those_that_tarfile_writes(name: str, size: int) -> None:
+    expected = tarfile.TarInfo(name)
+    expected.size, expected.mode = size, 0o644
+    assert header(name, size) == expected.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_small_tars_of_a_split_are_joined_in_order(tmp_path: Path) -> None:
+    """What interleaved splits and leftovers look like: 6 + 6 + 2 of one, 3 of the other."""
+    mixed = [("train" if n % 5 else "heldout", sample(n)) for n in range(17)]
+    write_dataset(
+        tmp_path,
+        mixed,
+        class_names=CLASSES,
+        image_size=SIZE,
+        shard_samples=6,
+        factors=FACTORS,
+        encoding="png",
+    )
+    rows = pq.read_table(tmp_path / "index.parquet").to_pylist()
+    assert [row["key"] for row in rows if row["split"] == "train"] == [
+        f"n{n:05d}" for n in range(17) if n % 5
+    ]
+    assert [row["key"] for row in rows if row["split"] == "heldout"] == [
+        f"n{n:05d}" for n in range(17) if n % 5 == 0
+    ]
+    assert ShardedDataset(tmp_path).length("train") == 13
+
+
+def test_an_interrupted_writer_does_not_stand_in_the_way_of_the_next(tmp_path: Path) -> None:
+    def interrupted():  # type: ignore[no-untyped-def]
+        yield from samples(9)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(
+            tmp_path / "a",
+            interrupted(),
+            class_names=CLASSES,
+            image_size=SIZE,
+            shard_samples=3,
+            factors=FACTORS,
+        )
+    write(tmp_path / "a")
+    write(tmp_path / "b")
+    assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
+
+
+def test_the_index_knows_content_look_and_depth(tmp_path: Path) -> None:
+    write_dataset(
+        tmp_path,
+        [("train", sample(1)), ("train", sample(2, depth=False)), ("test", sample(3, rgb=False))],
+        class_names=CLASSES,
+        image_size=SIZE,
+    )
+    rows = pq.read_table(tmp_path / "index.parquet")
+    assert [str(rows.schema.field(name).type) for name in ("content", "look", "depth_median_m")] == [
+        "uint64",
+        "fixed_size_binary[16]",
+        "float",
+    ]
+    first, second, third = rows.to_pylist()
+    assert (first["content"], first["look"]) == (content_of(sample(1)), look_of(sample(1).rgb))
+    depth = sample(1).depth
+    assert first["depth_median_m"] == np.sort(depth[np.isfinite(depth)])[(np.isfinite(depth).sum() - 1) // 2]
+    assert np.isnan(second["depth_median_m"])
+    assert third["look"] is None

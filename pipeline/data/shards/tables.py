@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pipeline.data.refusal import Refusal, printable
 from pipeline.durable import synced
 
-ROWS_AT_ONCE = 32_768
+ROWS_AT_ONCE = 8_192
 """Rows of a row group; only so many are in memory."""
 
 REFUSAL_COLUMNS = ("origin", "reason", "detail", "remedy", "split")
