@@ -15,7 +15,14 @@ import pytest
 
 from pipeline.orchestration.mlflow_store import prepare_environment
 from pipeline.orchestration.tracking import start_mirror
-from tests.tracking.fake_run import FakeRun, config_of, write_history, write_pictures, write_tiles
+from tests.tracking.fake_run import (
+    FakeRun,
+    config_of,
+    write_dataset,
+    write_history,
+    write_pictures,
+    write_tiles,
+)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -41,6 +48,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         working = run.start(stage)
         mirror.stage_started(stage)
         metrics = {"samples": 12_000.0}
+        if stage == "shard":
+            write_dataset(working)
+            metrics |= {f"classes/class {label}": 0.05 for label in range(20)}
         if stage == "train":
             write_history(working, range(1, 40))
         if stage == "evaluate":
@@ -138,6 +148,25 @@ def test_picture_grids_come_first_too(page: Any, links: dict[str, str]) -> None:
     card = page.get_by_text("at a glance/reconstruction", exact=True)
     card.wait_for()
     assert card.bounding_box()["y"] < 400
+
+
+def test_the_contact_sheet_stands_above_the_charts_and_is_seen_whole(
+    page: Any, links: dict[str, str]
+) -> None:
+    page.goto(links["dataset"])
+    card = page.get_by_text("at a glance/contact_sheet", exact=True)
+    card.wait_for()
+    assert card.bounding_box()["y"] < 400
+    image = page.locator("img[src*='contact_sheet']").first
+    image.wait_for()
+    assert image.bounding_box()["height"] > 100, "no list of parameters leaves no room"
+
+
+def test_the_training_run_names_the_dataset_and_shows_what_it_holds(page: Any, links: dict[str, str]) -> None:
+    page.goto(links["training"].replace("/model-metrics", ""))
+    page.get_by_text("rooms 64 px").first.click()
+    page.get_by_text("float32 (64, 64) metres").wait_for()
+    assert page.get_by_text("datasets/shardshardshards").first.is_visible()
 
 
 def test_the_training_page_draws_the_loss_over_samples(page: Any, links: dict[str, str]) -> None:
