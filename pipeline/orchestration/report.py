@@ -50,6 +50,7 @@ def headline_text(config: Config, root: Path) -> str:
             names = (stage, *[""] * len(record.headline))
             rows += [(name, *row) for name, row in zip(names, _numbers(record), strict=False)]
     looks = [
+        ("dataset", directory / "shard" / "pictures"),
         ("pictures", directory / "evaluate" / "pictures"),
         ("few-shot pictures", directory / "adapt" / "pictures"),
         ("traversals", directory / "analyze" / "index.html"),
