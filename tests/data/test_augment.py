@@ -37,8 +37,11 @@ def test_nothing_is_changed_by_default() -> None:
 
 
 def test_a_flip_mirrors_every_modality() -> None:
-    arrays = applied(Augmentation(seed=0, flip=1.0))
-    for name, values in scene().value.items():
+    arrays, before = scene(), scene()
+    for one in (arrays, before):
+        one.value["seg"][:] = np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE)
+    Augmentation(seed=0, flip=1.0).apply(arrays, np.zeros(1, np.int64), np.zeros(1, np.int64))
+    for name, values in before.value.items():
         np.testing.assert_array_equal(arrays.value[name][0], values[0][:, ::-1])
 
 
