@@ -102,10 +102,9 @@ def main() -> None:
             samples, scale_m = some_samples(data.model_copy(update={"image_size": size}), arguments.samples)
             for row in measured(name, samples, scale_m):
                 rows.append(row)
-                print(
-                    f"{row['samples']:>12} {row['image_size']:>4}  {row['encoding']:<14} {row['bytes']:>8,.0f} "
-                    f"{row['decode_us']:>10,.0f} {row['encode_us']:>10,.0f}"
-                )
+                cells = (row["samples"], row["image_size"], row["encoding"])
+                numbers = (row["bytes"], row["decode_us"], row["encode_us"])
+                print("{:>12} {:>4}  {:<14} {:>8,.0f} {:>10,.0f} {:>10,.0f}".format(*cells, *numbers))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 

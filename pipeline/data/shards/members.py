@@ -119,7 +119,11 @@ def read_npy(content: bytes | memoryview) -> Shaped[np.ndarray, "..."]:
 
 @lru_cache(maxsize=64)
 def _described(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    """What a header says: data type, shape and number of elements. All samples of a dataset share a few."""
+    """What a header says: data type, shape and number of elements. All samples of a dataset share a few.
+
+    Raises:
+        ValueError: If it is not that of plain numbers in C order.
+    """
     stream = io.BytesIO(header)
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):
