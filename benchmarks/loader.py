@@ -242,8 +242,8 @@ def scenes(trial: Trial) -> Iterator[Sample]:
 
 def _trial(size: int, *, quick: bool) -> Trial:
     if size <= 64:
-        return Trial(size, 1024, 64, 4, 10) if quick else Trial(size, 8192, 64, 24, 100)
-    return Trial(size, 128, 16, 2, 5) if quick else Trial(size, 1600, 32, 8, 40)
+        return Trial(size, 1024, 64, 4, 10) if quick else Trial(size, 8192, 64, 12, 60)
+    return Trial(size, 128, 16, 2, 5) if quick else Trial(size, 640, 32, 4, 15)
 
 
 def _rates(start: Callable[[], Iterator[Any]], trial: Trial) -> tuple[float, float]:
