@@ -27,7 +27,7 @@ _PAGE = 4096
 _END_S = 5.0
 _PROGRAM = """
 import sys
-sys.path[:] = sys.argv[2:]  # not by PYTHONPATH: a script's neighbours would hide what Python itself begins with
+sys.path[:] = sys.argv[2:]  # not by PYTHONPATH: a script's neighbours would hide Python's own modules
 from pipeline.data.loader.workers import main
 main()
 """
