@@ -174,7 +174,10 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
         )
     if command in ("demo", "run", *STAGE_HELP):
         parser.add_argument(
-            "--nproc", metavar="N", type=_positive, help="processes that read data or train together (default: 1)"
+            "--nproc",
+            metavar="N",
+            type=_positive,
+            help="processes that read data or train together (default: 1)",
         )
         parser.add_argument("--wait", action="store_true", help="wait for another run of the same name")
     if command in ("demo", "run", "shard"):

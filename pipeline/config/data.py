@@ -65,7 +65,8 @@ class Data(Section):
     encoding: Encodings = Encodings()
     """How arrays are stored: `auto`, `npy` (fast), `npy.zst`, `png` (small), or one of them per modality."""
     duplicates: Literal["exact", "perceptual", "off"] = "exact"
-    """Which pictures that are in several splits are refused outside test: equal ones, alike ones too, or none."""
+    """Which of the samples that are in several splits are refused outside test: equal ones, alike ones too, or
+    none."""
     max_bad_fraction: Fraction = without_effect(0.1)
     """Stop when more than this share of the samples is refused."""
     strict: bool = without_effect(False)

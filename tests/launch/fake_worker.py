@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.errors import InputError, Interrupted
 from pipeline.durable import write_text
+from pipeline.errors import InputError, Interrupted
 from pipeline.orchestration.stage import Context, Manifest
 from stages import worker
 
