@@ -31,7 +31,7 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 def encodings_for(setting: str | Mapping[str, str], image_size: int) -> dict[str, str]:
     """The member suffix of every modality that `data.encoding` means at an image size.
 
-    `auto` loses nothing. benchmarks/encodings.py measured what it chooses: up to 64 px nothing is read faster
+    `auto` loses nothing. benchmarks/formats.py measured what it chooses: up to 64 px nothing is read faster
     than plain arrays, and above, compressed arrays are half as large and several times faster than PNG.
     """
     chosen = "npy" if image_size <= LARGEST_NPY else "npy.zst"

@@ -1,6 +1,6 @@
 """What each encoding of a sample costs: bytes on the disk, and time to read and to write.
 
-    python benchmarks/encodings.py [--sizes 64 128 256] [--config FILE] [--set KEY=VALUE] [--json FILE]
+    python benchmarks/formats.py [--sizes 64 128 256] [--config FILE] [--set KEY=VALUE] [--json FILE]
 
 Measured on rooms and, with --config, on the samples of that config's source. Times are microseconds of one
 process per sample, the best of several rounds; reading is from memory, as from the page cache. This
