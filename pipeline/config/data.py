@@ -65,11 +65,19 @@ class Data(Section):
     encoding: Encodings = Encodings()
     """How arrays are stored: `auto`, `npy` (fast), `npy.zst`, `png` (small), or one of them per modality."""
     duplicates: Literal["exact", "perceptual", "off"] = "exact"
-    """Which of the samples that are in several splits are refused outside test: equal ones, alike ones too, or
-    none."""
+    """Which samples that are in several splits stay only in test: equal ones, alike ones too, or none."""
     max_bad_fraction: Fraction = without_effect(0.1)
     """Stop when more than this share of the samples is refused."""
     strict: bool = without_effect(False)
     """Stop at the first sample that is refused; `--strict` says the same."""
     workers: Count = without_effect(0)
     """Processes that read or render; 0 takes one per processor."""
+
+    @model_validator(mode="after")
+    def _an_existing_dataset_holds_out_what_it_does(self) -> Data:
+        if self.source.kind == "dataset" and (self.held_out.factors or self.held_out.classes):
+            raise ValueError(
+                "held_out cannot divide a dataset that is there already, which keeps its own splits; "
+                "leave held_out out, or hold out where the dataset is made"
+            )
+        return self

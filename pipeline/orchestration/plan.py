@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pipeline.config import Config, key_values
 from pipeline.config.existing import DatasetSource
 from pipeline.config.section import Section
+from pipeline.config.sources import FolderSource
 from pipeline.errors import InputError
 from pipeline.orchestration.ledger import (
     CONTINUED,
@@ -226,13 +227,15 @@ def _files_digest(config: Config, root: Path) -> str | None:
 
 
 def _nothing_to_adapt_to(config: Config, shard: Step) -> str | None:
-    held_out = config.data.held_out
-    if isinstance(config.data.source, DatasetSource):
-        held = shard.record.headline.get("samples/heldout", 0) if shard.record else 1
-        return None if held else "the dataset holds nothing out"
-    if not held_out.factors and not held_out.classes:
-        return "nothing is held out (data.held_out is empty)"
-    return None
+    """Why there is nothing to adapt to; a source with splits of its own may hold samples out itself."""
+    if config.data.held_out.factors or config.data.held_out.classes:
+        return None
+    source = config.data.source
+    may_hold_out = isinstance(source, DatasetSource) or (
+        isinstance(source, FolderSource) and bool(source.meta)
+    )
+    found = shard.record.headline.get("samples/heldout", 0) if shard.record else may_hold_out
+    return None if found else "nothing is held out (data.held_out is empty)"
 
 
 def _changes(previous: Record, wanted: Record) -> str:

@@ -225,3 +225,8 @@ def test_every_field_is_documented_in_words_a_person_can_type() -> None:
         for kind, _, _ in fields.values()
         for word in ("typing", "Annotated", "Literal", "<class")
     )
+
+
+def test_existing_dataset_cannot_be_divided_again(tmp_path: Path) -> None:
+    text = "name: x\ndata:\n  source: {kind: dataset, path: d}\n  held_out: {classes: [cup]}\n"
+    assert "keeps its own splits" in mistakes(tmp_path, text)[0]

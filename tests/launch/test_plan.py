@@ -105,6 +105,14 @@ def test_adapt_is_left_out_when_nothing_is_held_out(run: Run) -> None:
     assert (step.verb, step.reason) == ("skip", "nothing is held out (data.held_out is empty)")
 
 
+def test_adapt_waits_for_what_a_source_with_splits_of_its_own_holds_out(run: Run) -> None:
+    for modality in ("rgb", "seg"):
+        (run.root / "captures" / modality).mkdir(parents=True)
+    own_splits = f"data.source={{kind: folder, root: {run.root / 'captures'}, meta: meta.json}}"
+    step = run.steps(own_splits, "data.held_out.factors={}")["adapt"]
+    assert (step.verb, step.reason) == ("run", "after shard and train")
+
+
 def test_stage_whose_input_is_left_out_and_missing_is_blocked(run: Run) -> None:
     step = run.steps(first="train")["train"]
     assert (step.verb, step.reason) == ("blocked", "needs shard, which is not done (no result yet)")
