@@ -142,6 +142,8 @@ run_tests() {
         check lint-imports --no-logo
     fi
     printf '\n== pytest\n' >&2
+    # All of it in as many processes as there are processors; files stay together for what their tests share.
+    [[ $# -eq 0 ]] && set -- --numprocesses auto --dist loadfile
     "$bin/python" -m pytest ${browser[@]+"${browser[@]}"} "$@" || failed="$failed pytest"
     [[ -z $failed ]] || { say "failed:$failed"; exit 1; }
 }
