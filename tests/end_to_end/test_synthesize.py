@@ -12,6 +12,7 @@ from squares import CLASS_NAMES, SIDE, context
 from pipeline.config.schema import Model, Objective, Synthesize
 from pipeline.config.training import Train
 from pipeline.data.loader.dataset import ShardedDataset
+from pipeline.data.loader.verified import STAMPS
 from pipeline.data.shards.dataset import decode_sample, read_info
 from pipeline.orchestration.stage import Manifest
 from stages import synthesize, train
@@ -31,7 +32,8 @@ def manifest(trained: dict[str, Path], directory: Path) -> Manifest:
 
 
 def digests(directory: Path) -> dict[str, str]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    """Of every file but the note that readers leave of what they checked."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != STAMPS)
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -57,7 +57,7 @@ def train(
 
 def die_at(what: str, count: int) -> None:
     """Replace a step of saving by the same step and a kill, the `count`-th time."""
-    name = {"saved": "_prune", "saving": "_sync_directory"}[what]
+    name = {"saved": "_prune", "saving": "sync_directory"}[what]
     original, calls = getattr(checkpoint, name), iter(range(1, 10**6))
 
     def step(*arguments: object) -> None:
