@@ -76,9 +76,9 @@ def depth_sums(depth: Float32[np.ndarray, "height width"]) -> DepthSums:
     return DepthSums(
         len(valid),
         float(valid.sum()),
-        float(np.dot(valid, valid)),
+        float(np.square(valid).sum()),
         float(log.sum()),
-        float(np.dot(log, log)),
+        float(np.square(log).sum()),
         float(valid.min()),
         float(valid.max()),
     )
