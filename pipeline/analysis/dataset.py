@@ -140,9 +140,8 @@ def survey_metrics(found: Survey) -> dict[str, float]:
     }
     pixels = class_pixels(found)
     names = found.description.info.class_names
-    metrics |= {
-        f"classes/{name}": count / max(1, sum(pixels)) for name, count in zip(names, pixels, strict=True)
-    }
+    if labelled := sum(pixels):
+        metrics |= {f"classes/{name}": count / labelled for name, count in zip(names, pixels, strict=True)}
     if found.pixels.depth:
         depth = found.pixels.depth
         metrics["depth/valid_share"] = depth.valid / depth.pixels

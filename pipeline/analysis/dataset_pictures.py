@@ -38,6 +38,8 @@ def draw_survey(found: Survey, directory: Path) -> list[Path]:
     Raises:
         InputError: If the index cannot be read.
     """
+    if not sum(found.pixels.samples.values()):
+        return []  # none could be read, or all are behind a URL
     pictures: dict[str, Image.Image | None] = {
         CONTACT_SHEET: _contact_sheet(found),
         CLASSES: draw_classes(found),

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipeline.analysis.dataset_index import Index, read_rows
+from pipeline.data.loader.location import local_tars
 from pipeline.data.modality import Sample
 from pipeline.data.shards.description import Description
 from pipeline.data.shards.members import decode
@@ -61,16 +62,21 @@ def read_samples(
 ) -> Iterator[tuple[str, Sample] | Damage]:
     """Split and sample of every row, in order; what cannot be read is said instead.
 
+    Nothing comes of tars behind a URL: to look at a few samples of each would fetch them all.
+
     Raises:
         InputError: If the index cannot be read.
     """
+    tars = local_tars(directory)
+    if tars is None:
+        return
     rows = read_rows(directory, wanted)
     for shard, members in groupby(rows, key=lambda row: str(row["shard"])):
         if Path(shard).name != shard or shard not in description.shards:
             yield Damage(shard, "the index names it, dataset.json does not")
             continue
         try:
-            with (directory / shard).open("rb") as file:
+            with (tars / shard).open("rb") as file:
                 for row in members:
                     yield _sample(file, row, description)
         except OSError as error:
@@ -100,11 +106,14 @@ def _sample(file: IO[bytes], row: Mapping[str, Any], description: Description) -
 
 
 def damaged_shards(directory: Path, description: Description) -> Sequence[Damage]:
-    """Tars that are missing or have another size than `dataset.json` says."""
+    """Tars that are missing or have another size than `dataset.json` says; none of those behind a URL."""
+    tars = local_tars(directory)
+    if tars is None:
+        return ()
     found = []
     for name, shard in description.shards.items():
         try:
-            size = (directory / name).stat().st_size
+            size = (tars / name).stat().st_size
         except OSError as error:
             found.append(Damage(name, str(error.strerror or error)))
             continue

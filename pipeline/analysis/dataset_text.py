@@ -80,6 +80,8 @@ def _head(found: Survey) -> list[str]:
     ]
     seen = sum(found.pixels.samples.values())
     looked = f"all {seen:,}" if found.is_complete else f"{seen:,} evenly spread over each split (--limit)"
+    if not seen:
+        looked = "no sample, since no tar could be read here (a dataset behind a URL is not fetched for this)"
     return [
         str(found.directory),
         f"  {', '.join(about)}",

@@ -152,6 +152,14 @@ class Storage:
             )
         return content
 
+    def read_whole(self, name: str) -> bytes:
+        """All of a file; its size is asked for first, since some make room for all they might read.
+
+        Raises:
+            InputError: If it is not there, or cannot be read however often it is tried.
+        """
+        return self.read(name, 0, self.states([name])[0].size)
+
     def open(self, name: str, buffer: int) -> io.BufferedReader:
         """A file to read and seek in.
 

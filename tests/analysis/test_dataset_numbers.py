@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.analysis.dataset import Survey, survey, survey_json, survey_metrics
+from pipeline.analysis.dataset_pictures import leave_pictures
 from pipeline.analysis.dataset_pixels import display_edges_m, fine_edges_m
 from pipeline.analysis.dataset_samples import evenly_spread, shares
+from pipeline.config.existing import DatasetSource
+from pipeline.data.loader.location import adopt_dataset
 from pipeline.data.modality import Sample
 from pipeline.errors import InputError
 from tests.analysis.planted_dataset import REFUSED, SIZE, Silent, scene, write, write_samples
@@ -165,6 +168,19 @@ def test_a_damaged_tar_is_reported_and_the_rest_is_read(tmp_path: Path) -> None:
     assert set(said) == {"train-000000.tar", "test-000000.tar"}
     assert said["test-000000.tar"] == "No such file or directory"
     assert 3 <= seen.pixels.samples["train"] < 8
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_dataset_whose_tars_lie_elsewhere_is_not_damaged(tmp_path: Path, prefix: str) -> None:
+    there = write(tmp_path / "d")
+    source = DatasetSource(kind="dataset", path=f"{prefix}{there}")
+    adopt_dataset(source, SIZE, tmp_path / "stand-in")
+    seen = found(tmp_path / "stand-in")
+    assert seen.damage == ()
+    assert sum(seen.pixels.samples.values()) == (0 if prefix else 11)  # what is behind a URL is not fetched
+    drawn = leave_pictures(tmp_path / "stand-in", Silent())
+    assert (tmp_path / "stand-in" / "pictures" / "contact_sheet.png").exists() == (not prefix)
+    assert drawn.get("classes/cup") == (None if prefix else leave_pictures(there, Silent())["classes/cup"])
 
 
 def test_a_shard_name_is_never_used_as_a_path(tmp_path: Path) -> None:

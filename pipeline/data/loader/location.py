@@ -18,8 +18,6 @@ from pipeline.errors import InputError
 
 LOCATION = "location.json"
 
-_LARGEST = 1 << 40
-
 
 @dataclass(frozen=True)
 class Location:
@@ -77,6 +75,16 @@ def located(place: Path | str, cache: Path | None = None, cache_gib: float = 50.
         raise InputError(f"{stored}: cannot be read ({error}); run the shard stage again") from None
 
 
+def local_tars(directory: Path) -> Path | None:
+    """Where the tars of a dataset directory are on this machine; None if they are behind a URL.
+
+    Raises:
+        InputError: If `location.json` is damaged.
+    """
+    _, location = located(directory)
+    return None if location.is_remote else Path(location.shards)
+
+
 def fetch_description(url: str, directory: Path) -> None:
     """Fetch `dataset.json`, and `index.parquet` unless the one that is there belongs to it.
 
@@ -84,12 +92,12 @@ def fetch_description(url: str, directory: Path) -> None:
         InputError: If one of them cannot be fetched.
     """
     storage = Storage(url, field="data.source.path")
-    description = storage.read(INFO, 0, _LARGEST)
+    description = storage.read_whole(INFO)
     of, known = directory / f".{INDEX}.of", sha256(description).hexdigest()
     if (directory / INDEX).exists() and of.exists() and of.read_text() == known:
         return
     directory.mkdir(parents=True, exist_ok=True)
-    for name, content in ((INDEX, storage.read(INDEX, 0, _LARGEST)), (INFO, description)):
+    for name, content in ((INDEX, storage.read_whole(INDEX)), (INFO, description)):
         partial = directory / f".{name}.partial"
         partial.write_bytes(content)
         partial.replace(directory / name)
@@ -103,7 +111,7 @@ def existing_digest(source: DatasetSource) -> str:
         InputError: If there is none, or nobody answers where it is.
     """
     if source.is_remote:
-        content = Storage(source.path.rstrip("/"), field="data.source.path").read(INFO, 0, _LARGEST)
+        content = Storage(source.path.rstrip("/"), field="data.source.path").read_whole(INFO)
         return sha256(content).hexdigest()
     path = Path(source.path).expanduser() / INFO
     try:
@@ -130,7 +138,7 @@ def adopt_dataset(source: DatasetSource, image_size: int, directory: Path) -> Da
         place = source.path.rstrip("/")
         fetch_description(place, directory)
         (directory / f".{INDEX}.of").unlink()
-        refused = Storage(place, field="data.source.path").read(QUARANTINE, 0, _LARGEST)
+        refused = Storage(place, field="data.source.path").read_whole(QUARANTINE)
         (directory / QUARANTINE).write_bytes(refused)
     else:
         home, location = located(Path(source.path).expanduser().resolve())
