@@ -1,97 +1,101 @@
-"""The two networks a modality has: image to features, latent to image.
+"""The two networks a modality has: image to features, latents to image.
 
-Cheap on a processor without matrix units: between pixels and a quarter of the resolution stands one
-matrix product over patches of 4 x 4 pixels, and convolutions run from there on. Channels-last
-throughout, which also makes reshaping to and from 4 x 4 x channels free.
+Every network is fully described by the config, the numbers of channels and the image size, draws no random
+number when it runs, and, but for `norm: batch`, never mixes rows.
 """
 
-import math
-from itertools import pairwise
+from torch import nn
 
-import torch
-import torch.nn.functional as F
-from einops import rearrange
-from jaxtyping import Float
-from torch import Tensor, nn
+from pipeline.config.model import Model
+from pipeline.errors import InputError
+from pipeline.models.layers import Features, Latents
+from pipeline.models.network_patch import PatchDecoder, PatchEncoder, stage_widths
 
-SMALLEST = 4
-"""Height and width of the innermost feature map."""
-
-PATCH = 4
-"""Height and width of what one feature of the outermost map sees."""
+__all__ = ["Decoder", "Encoder", "build_decoder", "build_encoder", "stage_widths"]
 
 
-class Encoder(nn.Module):
-    """Embed patches, halve the map of features down to 4 x 4, then one linear layer."""
+def build_encoder(
+    config: Model,
+    channels: int,
+    image_size: int,
+    latent_features: int,
+    vector_features: int,
+    statistics: int = 1,
+) -> nn.Module:
+    """The network from one modality's image to features.
 
-    def __init__(self, channels: int, image_size: int, out_features: int, width: int) -> None:
-        super().__init__()
-        widths = stage_widths(image_size, width)
-        self.embed = nn.Linear(PATCH**2 * channels, widths[0])
-        layers: list[nn.Module] = [group_norm(widths[0]), nn.SiLU()]
-        for before, after in pairwise(widths):
-            layers += [nn.Conv2d(before, after, 4, 2, 1), group_norm(after), nn.SiLU()]
-        self.stages = nn.Sequential(*layers)
-        self.head = nn.Linear(SMALLEST**2 * widths[-1], out_features)
+    Its forward is `(image: "batch channel height width", uniform: "batch innermost" | None = None) ->
+    "batch feature"`. The features of a row are, for each statistic in turn, the `latent_features` and
+    then the `vector_features`. With two statistics the first half of them therefore is the mean of
+    everything and the second half the log-variance of everything, each being [shared, private]. With a
+    latent map of [c, h, w] the `latent_features` are any number of channels at h x w, flattened in the
+    order channel, height, width.
 
-    def forward(self, image: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch feature"]:
-        """Features of an image."""
-        patches = rearrange(image, "b c (h p) (w q) -> b h w (p q c)", p=PATCH, q=PATCH)
-        innermost = self.stages(rearrange(self.embed(patches), "b h w c -> b c h w"))
-        features: Tensor = self.head(rearrange(innermost, "b c h w -> b (h w c)"))
-        return features
+    `uniform`, numbers in [0, 1), is needed in training if `config.dropout` is not 0: one for each row and
+    each of the `innermost` channels (an attribute of the network).
 
+    Args:
+        config: Which network, its width, norm and dropout; whether latents are maps, and of what size.
+        channels: Of the image.
+        image_size: Its height and width.
+        latent_features: Per statistic, in the arrangement of the shared latent.
+        vector_features: Per statistic, always a vector: a private latent's.
+        statistics: Numbers per feature: 2 for a Gaussian, 1 for a point.
 
-class Decoder(nn.Module):
-    """One linear layer to 4 x 4, double the map up to a quarter of the size, then patches from features.
-
-    The latent also scales and shifts the channels of every stage, so that a property of the whole
-    image, such as a colour, need not be rebuilt through the convolutions.
-
-    Source: Perez et al. 2018 (arXiv:1709.07871), FiLM.
+    Raises:
+        InputError: If the network cannot have such images or latents.
+        ValueError: If the features cannot be spread over the latent's map.
     """
-
-    def __init__(self, in_features: int, channels: int, image_size: int, width: int) -> None:
-        super().__init__()
-        widths = stage_widths(image_size, width)[::-1]
-        self.stem = nn.Linear(in_features, SMALLEST**2 * widths[0])
-        self.stages = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
-        # No norm before the last layer: it would take absolute brightness away.
-        self.norms = nn.ModuleList([*(group_norm(after) for after in widths[1:-1]), nn.Identity()])
-        self.modulations = nn.ModuleList(_modulation(in_features, after) for after in widths[1:])
-        self.head = nn.Linear(widths[-1], PATCH**2 * channels)
-
-    def forward(self, latent: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channel height width"]:
-        """The image a latent stands for, in network units."""
-        hidden = rearrange(self.stem(latent), "b (h w c) -> b c h w", h=SMALLEST, w=SMALLEST)
-        for stage, norm, modulation in zip(self.stages, self.norms, self.modulations, strict=True):
-            scale, shift = modulation(latent)[:, :, None, None].chunk(2, dim=1)
-            hidden = F.silu(torch.addcmul(shift, norm(stage(hidden)), 1 + scale))
-        patches = self.head(rearrange(hidden, "b c h w -> b h w c"))
-        by_pixel = rearrange(patches, "b h w (p q c) -> b (h p) (w q) c", p=PATCH, q=PATCH)
-        image: Tensor = rearrange(by_pixel, "b h w c -> b c h w")
-        return image
+    _refuse_sizes(config, image_size)
+    side = None if isinstance(config.latent, int) else config.latent[1]
+    if side is not None and latent_features % side**2:
+        raise ValueError(f"{latent_features} features cannot be spread over {side} x {side}")
+    features = Features(latent_features, vector_features, statistics, side)
+    match config.network:
+        case "patch":
+            return PatchEncoder(channels, image_size, features, config.width, config.norm, config.dropout)
+        case "residual" | "plain":
+            raise InputError(f"model.network: {config.network} is not there yet; choose patch")
 
 
-def stage_widths(image_size: int, width: int) -> list[int]:
-    """Channels at each size from a quarter of the image down to 4 x 4.
+def build_decoder(
+    config: Model, shared: int | tuple[int, int, int], private: int, channels: int, image_size: int
+) -> nn.Module:
+    """The network from latents to one modality's image.
 
-    The innermost three are width, twice and four times width; finer ones stay at width.
+    Its forward is `(latent: "batch latent", uniform: "batch innermost" | None = None) -> "batch channel
+    height width"`: `latent` is the shared latent (a map flattened in the order channel, height, width)
+    and then the private one; `uniform` is as in `build_encoder`.
+
+    Args:
+        config: Which network, its width, norm and dropout.
+        shared: Dimensions of the shared latent, or (channels, height, width) of a map.
+        private: Dimensions of the private latent, 0 if there is none.
+        channels: Of the image.
+        image_size: Its height and width.
+
+    Raises:
+        InputError: If the network cannot have such images or latents.
     """
-    stages = int(math.log2(image_size // SMALLEST)) - 1
-    return [width * 2 ** max(0, index + 3 - stages) for index in range(stages)]
+    _refuse_sizes(config, image_size)
+    latents = Latents(shared, private)
+    match config.network:
+        case "patch":
+            return PatchDecoder(latents, channels, image_size, config.width, config.norm, config.dropout)
+        case "residual" | "plain":
+            raise InputError(f"model.network: {config.network} is not there yet; choose patch")
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Eight groups; statistics of one row only, so rows never mix.
-
-    Source: Wu & He 2018 (arXiv:1803.08494).
-    """
-    return nn.GroupNorm(math.gcd(8, channels), channels)
+def _refuse_sizes(config: Model, image_size: int) -> None:
+    if mistake := config.mistake_at(image_size):
+        raise InputError(mistake)
 
 
-def _modulation(in_features: int, channels: int) -> nn.Linear:
-    """Scale and shift per channel, half as strong at first as a linear layer usually is."""
-    layer = nn.Linear(in_features, 2 * channels)
-    nn.init.uniform_(layer.weight, -0.5 / math.sqrt(in_features), 0.5 / math.sqrt(in_features))
-    return layer
+def Encoder(channels: int, image_size: int, out_features: int, width: int) -> nn.Module:  # noqa: N802
+    """The patch network as it was called before; for callers that have not changed yet."""
+    return PatchEncoder(channels, image_size, Features(out_features), width)
+
+
+def Decoder(in_features: int, channels: int, image_size: int, width: int) -> nn.Module:  # noqa: N802
+    """The patch network as it was called before; for callers that have not changed yet."""
+    return PatchDecoder(Latents(in_features), channels, image_size, width)
