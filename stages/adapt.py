@@ -17,10 +17,10 @@ from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.errors import InputError
 from pipeline.metrics.fewshot import nll_under_prior
 from pipeline.models.adapters import AdapterDescription, save_adapter
-from pipeline.models.autoencoder import Decoded
 from pipeline.models.encoded import Encoded, encoded
 from pipeline.models.pretrained import Pretrained, load_pretrained, model_digest
 from pipeline.models.prior import PRIOR_FILE, fit_aggregate_prior, save_prior
+from pipeline.models.variables import Decoded
 from pipeline.orchestration.stage import Context, Manifest
 from pipeline.training.episode import Outcome, Situation, generate, make_subject, run_episode, score
 from pipeline.training.episodes import draw_episodes

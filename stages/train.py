@@ -7,7 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.schema import Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
 from pipeline.config.training import Train
 from pipeline.data.loader.batches import training_batches
 from pipeline.data.loader.dataset import ShardedDataset

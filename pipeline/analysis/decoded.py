@@ -5,7 +5,8 @@ import numpy as np
 from pipeline.analysis.views import Views
 from pipeline.data.batch import Batch
 from pipeline.data.modality import IGNORE_INDEX
-from pipeline.models.autoencoder import Decoded, SharedLatentAutoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder
+from pipeline.models.variables import Decoded
 
 
 def batch_views(batch: Batch) -> Views:

@@ -7,86 +7,19 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.data import Data
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
 from pipeline.config.section import (
     Count,
-    Fraction,
-    ModalityName,
     Positive,
     PositiveFloat,
     Section,
     without_effect,
 )
+from pipeline.config.system import contradictions
 from pipeline.config.training import Train
 
 RESERVED_NAMES = ("datasets", "mlflow-artifacts")
-
-
-class Model(Section):
-    """Networks and how the modalities share a latent."""
-
-    latent: Positive = 32
-    """Dimensions of the shared latent."""
-    private: dict[ModalityName, Positive] = Field(default={"rgb": 16})
-    """Dimensions only one modality is encoded into and decoded from."""
-    width: Annotated[int, Field(ge=8, multiple_of=8)] = 32
-    """Channels of each network's outermost features; the innermost maps have up to four times as many."""
-    fusion: Literal["poe", "mopoe", "mvtcae"] = "mopoe"
-    """Product of experts over all that is present; over one subset drawn per row; or MVTCAE's bound."""
-    prior_expert: Literal["none", "full", "all"] | None = None
-    """Unit-Gaussian expert: never, once per product, or once per expert. null: full, and none for mvtcae."""
-
-    @model_validator(mode="after")
-    def _mvtcae_has_no_prior_expert(self) -> Model:
-        if self.fusion == "mvtcae" and self.prior_expert not in (None, "none"):
-            raise ValueError(
-                f"fusion mvtcae needs prior_expert: none, not {self.prior_expert} "
-                "(its bound already holds the KL to the prior)"
-            )
-        return self
-
-
-class Likelihood(Section):
-    """The density a decoded image is the location of."""
-
-    density: Literal["gaussian", "laplace"] = "gaussian"
-    """Gaussian gives squared error, Laplace absolute error, each with a learned scale."""
-    scale_floor: PositiveFloat = 0.01
-    """Smallest scale the model may learn, in the units of the data below."""
-    weight: Annotated[float, Field(ge=0.0)] = 1.0
-    """Factor on this modality's NLL; other than 1 the total is no longer a bound on log p(x)."""
-
-
-class DepthLikelihood(Likelihood):
-    """The density of depth."""
-
-    density: Literal["gaussian", "laplace"] = "laplace"
-    """Gaussian gives squared error, Laplace absolute error, each with a learned scale."""
-    space: Literal["metric", "log"] = "metric"
-    """Whether the density is over metres or over log metres."""
-
-
-class SegLikelihood(Section):
-    """The density of labels: categorical over classes."""
-
-    weight: Annotated[float, Field(ge=0.0)] = 1.0
-    """Factor on this modality's NLL; other than 1 the total is no longer a bound on log p(x)."""
-
-
-class Objective(Section):
-    """What training minimises."""
-
-    rgb: Likelihood = Likelihood()
-    """Density of RGB, values in 0..1."""
-    depth: DepthLikelihood = DepthLikelihood()
-    """Density of depth, in units of the training set's standard deviation."""
-    seg: SegLikelihood = SegLikelihood()
-    """Density of labels."""
-    beta: Annotated[float, Field(ge=0.0)] = 1.0
-    """Factor on the KL terms."""
-    beta_warmup_samples: Count = 6_400
-    """Samples over which beta rises linearly from 0."""
-    mvtcae_alpha: Fraction = 5 / 6
-    """MVTCAE's trade-off between the joint KL (0) and agreement with each modality's expert (1)."""
 
 
 class Evaluate(Section):
@@ -203,3 +136,9 @@ class Config(Section):
         if name in RESERVED_NAMES:
             raise ValueError(f"{name} is kept for triptych's own folder beside the runs; choose another")
         return name
+
+    @model_validator(mode="after")
+    def _choices_make_a_system(self) -> Config:
+        if wrong := list(contradictions(self.model, self.objective)):
+            raise ValueError("; ".join(wrong))
+        return self

@@ -31,6 +31,10 @@ class ModalityBatch:
         """Move every tensor to a device."""
         return ModalityBatch(self.value.to(device), self.present.to(device), self.valid.to(device))
 
+    def repeated(self, times: int) -> ModalityBatch:
+        """The same rows several times, one block after the other."""
+        return ModalityBatch(*(torch.cat([part] * times) for part in (self.value, self.present, self.valid)))
+
     def __getitem__(self, rows: slice | Tensor) -> ModalityBatch:
         return ModalityBatch(self.value[rows], self.present[rows], self.valid[rows])
 
@@ -60,6 +64,14 @@ class Batch:
             self.index[start:stop],
             None if self.factors is None else self.factors[start:stop],
         )
+
+    def repeated(self, times: int) -> Batch:
+        """The same rows several times, one block after the other."""
+        if times == 1:
+            return self
+        modalities = {name: modality.repeated(times) for name, modality in self.modalities.items()}
+        factors = None if self.factors is None else self.factors.repeat(times, 1)
+        return Batch(modalities, self.key * times, self.index.repeat(times), factors)
 
     def present(self) -> Bool[Tensor, "modality batch"]:
         """Which row has which modality."""

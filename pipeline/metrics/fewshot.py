@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pipeline.config.schema import Objective
+from pipeline.config.objective import Objective
 from pipeline.data.batch import Batch
 from pipeline.metrics.fidelity import Prediction
-from pipeline.models.autoencoder import Posterior, SharedLatentAutoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.gaussian import Gaussian
-from pipeline.models.prior import FullGaussian, LatentPrior
+from pipeline.models.prior import LatentDensity, LatentPrior
+from pipeline.models.variables import Posterior
 from pipeline.objectives.likelihood import nll, reported_nll
 
 FEATURE_SIDE = 16
@@ -178,5 +179,5 @@ def _distances(
     return distance
 
 
-def _per_draw(prior: FullGaussian, latent: Float[Tensor, "draw batch _"]) -> Float[Tensor, "draw batch"]:
+def _per_draw(prior: LatentDensity, latent: Float[Tensor, "draw batch _"]) -> Float[Tensor, "draw batch"]:
     return prior.log_prob(latent.flatten(0, 1)).view(latent.shape[:2])

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.data.batch import Batch, ModalityBatch
-from pipeline.models.autoencoder import Decoded, SharedLatentAutoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder
+from pipeline.models.variables import Decoded
 
 MIN_DEPTH_M = 1e-3
 """Predicted depths are clamped to this from below."""

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.config.schema import Objective
+from pipeline.config.objective import Objective
 from pipeline.data.batch import Batch
-from pipeline.models.autoencoder import Noise, Posterior, SharedLatentAutoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.gaussian import Gaussian
+from pipeline.models.variables import Noise, Posterior
 from pipeline.objectives.likelihood import nll, reported_nll
 
 LogLikelihood = Callable[[Tensor, dict[str, Tensor]], Tensor]

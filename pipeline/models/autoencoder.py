@@ -1,102 +1,56 @@
 """The shared-latent autoencoder: an expert and a decoder per modality, one posterior between them."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pipeline.config.schema import Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
+from pipeline.config.system import posterior_kind
 from pipeline.data.batch import Batch, ModalityBatch
 from pipeline.data.modality import DatasetInfo, DepthStatistics
 from pipeline.errors import InputError
-from pipeline.models.fusion import PriorExperts, at_least_float32, product_of_experts
+from pipeline.models.fusion import (
+    PriorExperts,
+    at_least_float32,
+    barycentre,
+    mixture_of_experts,
+    product_of_experts,
+)
 from pipeline.models.gaussian import Gaussian
-from pipeline.models.networks import Decoder, Encoder
+from pipeline.models.joint import JointEncoder
+from pipeline.models.networks import build_decoder, build_encoder
+from pipeline.models.variables import Decoded, Experts, Noise, Output, Posterior
 
 LOGVAR_RANGE = (-12.0, 8.0)
 """Log-variances of experts are clamped to this, so that one bad row cannot make a loss infinite."""
+
+POINT_LOGVAR = -40.0
+"""Log-variance that stands for a point: a draw from it is its mean, and every density stays finite."""
+
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 INITIAL_SCALE = {"rgb": 0.25, "depth": 1.0}
 """About the spread of the data itself, in the units of `Decoded`."""
 
 
-@dataclass(frozen=True)
-class Experts:
-    """What each modality alone says.
-
-    Attributes:
-        mean: Of the shared latent, one expert per modality in the order of the model.
-        logvar: Natural log of the variances.
-        present: False where a row lacks the modality; such rows of mean and logvar mean nothing.
-        private: q(private latent | modality) of each modality that has private latents.
-    """
-
-    mean: Float[Tensor, "modality batch latent"]
-    logvar: Float[Tensor, "modality batch latent"]
-    present: Bool[Tensor, "modality batch"]
-    private: dict[str, Gaussian]
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """Over the shared latent and over each modality's private one (N(0, I) where it is not given)."""
-
-    shared: Gaussian
-    private: dict[str, Gaussian]
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """Locations of the likelihoods.
-
-    Attributes:
-        rgb: 0..1, not clamped.
-        depth: Standardised: ((log) metres - mean) / std.
-        seg: Logits over classes.
-    """
-
-    rgb: Float[Tensor, "batch 3 height width"] | None
-    depth: Float[Tensor, "batch 1 height width"] | None
-    seg: Float[Tensor, "batch class height width"] | None
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Draws from N(0, I) that turn a posterior into a latent."""
-
-    shared: Float[Tensor, "batch latent"]
-    private: dict[str, Float[Tensor, "batch _"]]
-
-
-@dataclass(frozen=True)
-class Output:
-    """Everything the objective needs of one pass.
-
-    Attributes:
-        decoded: Of a draw from the posterior.
-        posterior: Given what `given` marks.
-        experts: Of all that is present.
-        given: What the posterior saw.
-    """
-
-    decoded: Decoded
-    posterior: Posterior
-    experts: Experts
-    given: Bool[Tensor, "modality batch"]
-
-
 class SharedLatentAutoencoder(nn.Module):
-    """Experts q(z | x_m), their product, and decoders p(x_m | z, w_m) with private latents w_m.
+    """Experts q(z | x_m), their fusion, and decoders p(x_m | z, w_m) with private latents w_m.
 
     Attributes:
         modalities: Those it has networks for, in the order rgb, depth, seg.
-        latent: Dimensions of the shared latent.
+        latent: Dimensions of the shared latent; a map is flattened everywhere outside the networks.
         private: Dimensions of each private latent; only modalities that have one.
         class_names: Of the segmentation, in the order of the logits.
         image_size: Height and width in pixels.
+        fusion: How experts become a posterior.
+        posterior_kind: Gaussian, point, implicit, or none where there are no encoders.
+        held_to_prior: Whether training holds codes to N(0, I).
 
     Source: Wu & Goodman 2018 (arXiv:1802.05335); private latents as in Palumbo et al. 2023 (MMVAE+).
     """
@@ -104,83 +58,135 @@ class SharedLatentAutoencoder(nn.Module):
     def __init__(self, config: Model, objective: Objective, info: DatasetInfo) -> None:
         super().__init__()
         self.modalities = info.modalities
-        self.latent = config.latent
+        self.latent = config.latent_size
         self.private: dict[str, int] = {
             name: config.private[name] for name in info.modalities if name in config.private
         }
         self.class_names = info.class_names
         self.image_size = info.image_size
+        self.fusion = config.fusion
+        self.posterior_kind = posterior_kind(config, objective)
+        self.held_to_prior = objective.regulariser.kind != "none" or self.posterior_kind == "none"
         self.prior_experts: PriorExperts = config.prior_expert or (
             "none" if config.fusion == "mvtcae" else "full"
         )
         self.depth_space = objective.depth.space
         self.depth_mean, self.depth_std = _depth_standard(info.depth, objective.depth.space)
         self.scale_floor = {"rgb": objective.rgb.scale_floor, "depth": objective.depth.scale_floor}
-        size, width, classes = info.image_size, config.width, len(info.class_names)
-        inputs, outputs = {"rgb": 3, "depth": 2, "seg": classes}, {"rgb": 3, "depth": 1, "seg": classes}
-        features = {name: config.latent + self.private.get(name, 0) for name in info.modalities}
-        self.encoders = nn.ModuleDict({
-            name: Encoder(inputs[name], size, 2 * features[name], width) for name in info.modalities
-        })
-        self.decoders = nn.ModuleDict({
-            name: Decoder(features[name], outputs[name], size, width) for name in info.modalities
-        })
+        self._build_networks(config)
         self.log_scales = nn.ParameterDict({
             name: nn.Parameter(torch.tensor(math.log(INITIAL_SCALE[name])))
             for name in info.modalities
             if name in INITIAL_SCALE
         })
+        with_encoders = self.posterior_kind != "none"
+        self.joint = (
+            JointEncoder(len(self.modalities), 2 * self.latent, config.joint_pool)
+            if with_encoders and self.fusion == "joint"
+            else None
+        )
+        self.log_auxiliary = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(width)) for name, width in self.private.items()}
+            if self.fusion == "mmvaeplus"
+            else {}
+        )
 
-    def forward(self, batch: Batch, given: Bool[Tensor, "modality batch"], noise: Noise) -> Output:
+    def _build_networks(self, config: Model) -> None:
+        size, classes = self.image_size, len(self.class_names)
+        inputs, outputs = {"rgb": 3, "depth": 2, "seg": classes}, {"rgb": 3, "depth": 1, "seg": classes}
+        encoded = self.modalities if self.posterior_kind != "none" else ()
+        self.encoders = nn.ModuleDict({
+            name: build_encoder(
+                config, inputs[name], size, self.latent, self.private.get(name, 0), statistics=2
+            )
+            for name in encoded
+        })
+        self.decoders = nn.ModuleDict({
+            name: build_decoder(config, config.latent, self.private.get(name, 0), outputs[name], size)
+            for name in self.modalities
+        })
+
+    def forward(
+        self, batch: Batch, given: Bool[Tensor, "modality rows"], noise: Noise, prior: Noise | None = None
+    ) -> Output:
         """Encode, fuse what is given, draw, decode: the whole model once.
 
         Args:
             batch: Samples.
-            given: What the posterior may see; what is not present is never seen.
-            noise: For the draw; private latents that are not given are drawn from their prior with it.
+            given: What the posterior of each row may see; what is not present is never seen. A multiple of
+                the batch's rows: views of them, block by block.
+            noise: For the draw of every row; private latents that are not given are drawn from their
+                prior with it.
+            prior: Latents from N(0, I) to decode as well.
         """
-        experts = self.encode(batch)
-        posterior = self.posterior(experts, given)
-        private = {name: posterior.private[name].sample(noise.private[name]) for name in self.private}
-        decoded = self.decode(posterior.shared.sample(noise.shared), private)
-        return Output(decoded, posterior, experts, given)
+        experts = self.encode(batch, noise.dropped)
+        generated = None if prior is None else self.decode(prior.shared, prior.private, prior.dropped)
+        posterior = self.posterior(experts.repeated(given.shape[1] // len(batch)), given)
+        shared, private = self.draw(posterior, noise)
+        decoded = None if self.posterior_kind == "none" else self.decode(shared, private, noise.dropped)
+        return Output(decoded, posterior, experts, given, shared, private, generated)
 
-    def encode(self, batch: Batch) -> Experts:
-        """The expert of every modality; a modality without an entry in the batch is absent in every row."""
-        shared, private, present = [], {}, []
+    def encode(self, batch: Batch, dropped: Mapping[str, Tensor] = NOTHING) -> Experts:
+        """The expert of every modality; a modality without an entry in the batch is absent in every row.
+
+        Args:
+            batch: Samples.
+            dropped: As in `Noise`; needed in training where the config has dropout.
+        """
+        features, private, present = [], {}, []
         for name in self.modalities:
-            gaussian, row_present = self._expert(name, batch)
-            shared.append(Gaussian(gaussian.mean[:, : self.latent], gaussian.logvar[:, : self.latent]))
-            present.append(row_present)
+            present.append(self._present(name, batch))
+            if self.posterior_kind == "none":
+                features.append(torch.zeros(len(batch), 0, dtype=self._dtype, device=batch.index.device))
+                continue
+            mean, logvar = self._moments(name, batch, dropped.get(f"encode/{name}"))
+            features.append(torch.cat([mean[:, : self.latent], logvar[:, : self.latent]], dim=1))
             if name in self.private:
-                private[name] = Gaussian(gaussian.mean[:, self.latent :], gaussian.logvar[:, self.latent :])
-        mean, logvar = torch.stack([g.mean for g in shared]), torch.stack([g.logvar for g in shared])
-        return Experts(mean, logvar, torch.stack(present), private)
+                private[name] = self._density(mean[:, self.latent :], logvar[:, self.latent :])
+        sample = batch if self.posterior_kind == "none" else None
+        return Experts(torch.stack(features), torch.stack(present), private, sample)
 
-    def posterior(self, experts: Experts, given: Bool[Tensor, "modality batch"]) -> Posterior:
+    def posterior(self, experts: Experts, given: Bool[Tensor, "modality rows"]) -> Posterior:
         """Fuse the experts that are both present and given."""
         seen = experts.present & given
-        shared = product_of_experts(experts.mean, experts.logvar, seen, self.prior_experts)
+        if self.posterior_kind == "none":
+            rows = seen.shape[1]
+            return Posterior(
+                self._prior(rows, self.latent),
+                {n: self._prior(rows, width) for n, width in self.private.items()},
+            )
+        shared, feature = self._fused(experts, seen)
         private = {
-            name: _prior_unless(seen[self.modalities.index(name)], gaussian)
+            name: self._private_posterior(name, gaussian, seen[self.modalities.index(name)])
             for name, gaussian in experts.private.items()
         }
-        return Posterior(shared, private)
+        return Posterior(shared, private, feature)
+
+    def draw(self, posterior: Posterior, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+        """A draw of the shared latent and of every private one."""
+        shared = posterior.shared.sample(noise.shared)
+        return shared, {name: q.sample(noise.private[name]) for name, q in posterior.private.items()}
 
     def decode(
-        self, shared: Float[Tensor, "batch latent"], private: dict[str, Float[Tensor, "batch _"]]
+        self,
+        shared: Float[Tensor, "batch latent"],
+        private: Mapping[str, Float[Tensor, "batch _"]],
+        dropped: Mapping[str, Tensor] = NOTHING,
     ) -> Decoded:
         """All modalities from a shared latent and every private one.
 
         Args:
             shared: The shared latent.
             private: One entry for each modality of `self.private`.
+            dropped: As in `Noise`; needed in training where the config has dropout.
         """
         dtype = self._dtype
         images: dict[str, Tensor] = {}
         for name in self.modalities:
             latent = torch.cat([shared, private[name]], dim=1) if name in self.private else shared
-            images[name] = at_least_float32(self.decoders[name](latent.to(dtype)))
+            images[name] = at_least_float32(
+                self.decoders[name](latent.to(dtype), dropped.get(f"decode/{name}"))
+            )
         if "rgb" in images:
             images["rgb"] = images["rgb"] + 0.5
         return Decoded(images.get("rgb"), images.get("depth"), images.get("seg"))
@@ -212,19 +218,70 @@ class SharedLatentAutoencoder(nn.Module):
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def _expert(self, name: str, batch: Batch) -> tuple[Gaussian, Bool[Tensor, " batch"]]:
+    def _fused(
+        self, experts: Experts, seen: Bool[Tensor, "modality rows"]
+    ) -> tuple[Gaussian, Float[Tensor, "rows feature"] | None]:
+        """The posterior of the shared latent, and under an implicit one what it is sampled from."""
+        match self.fusion:
+            case "joint":
+                assert self.joint is not None
+                feature = self.joint(experts.feature, seen)
+                mean, logvar = feature.chunk(2, dim=1)
+                fused = self._density(mean, logvar)
+                return _prior_unless(seen.any(dim=0), fused), feature
+            case "moe" | "mmvaeplus":
+                fuse = mixture_of_experts
+            case "barycentre":
+                fuse = barycentre
+            case "poe" | "mopoe" | "mvtcae":
+                return product_of_experts(experts.mean, experts.logvar, seen, self.prior_experts), None
+        logvar = (
+            experts.logvar
+            if self.posterior_kind == "gaussian"
+            else torch.full_like(experts.mean, POINT_LOGVAR)
+        )
+        return fuse(experts.mean, logvar, seen), None
+
+    def _density(self, mean: Float[Tensor, "batch _"], logvar: Float[Tensor, "batch _"]) -> Gaussian:
+        """The Gaussian of a network's outputs; a point under a deterministic posterior."""
+        if self.posterior_kind == "deterministic":
+            return Gaussian(mean, torch.full_like(mean, POINT_LOGVAR))
+        return Gaussian(mean, logvar.clamp(*LOGVAR_RANGE))
+
+    def _private_posterior(self, name: str, gaussian: Gaussian, seen: Bool[Tensor, " rows"]) -> Gaussian:
+        """q(w | x_m) where x_m is seen, else what w is drawn from without it.
+
+        That is its prior; in the training of MMVAE+ an auxiliary one of learned scale; and 0 where
+        training holds codes to nothing.
+        """
+        unseen = torch.zeros_like(gaussian.mean)
+        logvar = unseen if self.held_to_prior else torch.full_like(unseen, POINT_LOGVAR)
+        if self.training and name in self.log_auxiliary:
+            logvar = (2.0 * self.log_auxiliary[name]).expand_as(unseen)
+        mask = seen[:, None]
+        return Gaussian(torch.where(mask, gaussian.mean, unseen), torch.where(mask, gaussian.logvar, logvar))
+
+    def _prior(self, rows: int, width: int) -> Gaussian:
+        zero = torch.zeros(rows, width, dtype=self._dtype, device=next(self.parameters()).device)
+        return Gaussian(zero, zero)
+
+    def _present(self, name: str, batch: Batch) -> Bool[Tensor, " batch"]:
+        if name in batch.modalities:
+            return batch.modalities[name].present
+        return torch.zeros(len(batch), dtype=torch.bool, device=batch.index.device)
+
+    def _moments(
+        self, name: str, batch: Batch, dropped: Tensor | None
+    ) -> tuple[Float[Tensor, "batch _"], Float[Tensor, "batch _"]]:
+        """Means and log-variances, shared then private; zeros for a modality without an entry."""
         if name not in batch.modalities:
-            zero = torch.zeros(
-                len(batch),
-                self.latent + self.private.get(name, 0),
-                dtype=self._dtype,
-                device=batch.index.device,
-            )
-            return Gaussian(zero, zero), torch.zeros(len(batch), dtype=torch.bool, device=batch.index.device)
-        modality = batch.modalities[name]
-        feature = at_least_float32(self.encoders[name](self._network_input(name, modality)))
+            width = self.latent + self.private.get(name, 0)
+            zero = torch.zeros(len(batch), width, dtype=self._dtype, device=batch.index.device)
+            return zero, zero
+        image = self._network_input(name, batch.modalities[name])
+        feature = at_least_float32(self.encoders[name](image, dropped))
         mean, logvar = feature.chunk(2, dim=1)
-        return Gaussian(mean, logvar.clamp(*LOGVAR_RANGE)), modality.present
+        return mean, logvar if self.fusion == "joint" else logvar.clamp(*LOGVAR_RANGE)
 
     def _network_input(
         self, name: str, modality: ModalityBatch

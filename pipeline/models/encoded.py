@@ -10,8 +10,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from pipeline.data.batch import Batch, ModalityBatch
-from pipeline.models.autoencoder import Experts, Posterior, SharedLatentAutoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.gaussian import Gaussian
+from pipeline.models.variables import Experts, Posterior
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,12 @@ class Encoded:
         private = {name: Gaussian(g.mean[chosen], g.logvar[chosen]) for name, g in experts.private.items()}
         return Encoded(
             part,
-            Experts(experts.mean[:, chosen], experts.logvar[:, chosen], experts.present[:, chosen], private),
+            Experts(
+                experts.feature[:, chosen],
+                experts.present[:, chosen],
+                private,
+                None if experts.sample is None else part,
+            ),
         )
 
     def posterior(self, model: SharedLatentAutoencoder) -> Posterior:
@@ -84,9 +90,9 @@ def joined(*parts: Encoded) -> Encoded:
     return Encoded(
         batch,
         Experts(
-            torch.cat([e.mean for e in experts], dim=1),
-            torch.cat([e.logvar for e in experts], dim=1),
+            torch.cat([e.feature for e in experts], dim=1),
             torch.cat([e.present for e in experts], dim=1),
             private,
+            None if experts[0].sample is None else batch,
         ),
     )

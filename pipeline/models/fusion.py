@@ -1,10 +1,9 @@
-"""How the experts of the modalities become one posterior, and which of them get a say.
+"""How the experts of the modalities become one posterior.
 
 All of it is elementwise over latents and independent between rows, and computed in float32 or better
 whatever precision the experts come in.
 """
 
-from itertools import product
 from typing import Literal
 
 import torch
@@ -56,52 +55,47 @@ def product_of_experts(
     return Gaussian(fused_mean, -log_precision.logsumexp(dim=0))
 
 
-def subset_masks(count: int) -> Bool[Tensor, "subset modality"]:
-    """Every non-empty subset of `count` modalities; row k - 1 holds the binary digits of k, lowest first."""
-    rows = [digits[::-1] for digits in product((False, True), repeat=count)]
-    return torch.tensor(rows[1:], dtype=torch.bool)
+def mixture_of_experts(
+    mean: Float[Tensor, "expert batch latent"],
+    logvar: Float[Tensor, "expert batch latent"],
+    present: Bool[Tensor, "expert batch"],
+) -> Gaussian:
+    """The Gaussian with the moments of the uniform mixture of the experts that are present.
 
-
-def draw_subset(
-    present: Bool[Tensor, "modality batch"], uniform: Float[Tensor, " batch"]
-) -> Bool[Tensor, "modality batch"]:
-    """One subset per row, uniform over the non-empty subsets of what is present in that row.
-
-    Args:
-        present: What each row has.
-        uniform: One number in [0, 1) per row, which decides the draw.
-
-    Returns:
-        What each row is encoded from; nothing where nothing is present.
-
-    Source: Sutter, Daunhawer & Vogt 2021 (arXiv:2105.02470): their mixture over subsets, one drawn per row.
-    """
-    subsets = (1 << present.sum(dim=0)) - 1
-    chosen = (uniform * subsets).long().clamp(max=subsets - 1) + 1
-    position = present.long().cumsum(dim=0) - 1
-    return present & ((chosen >> position.clamp(min=0)) & 1).bool()
-
-
-def choose_given(
-    fusion: str, present: Bool[Tensor, "modality batch"], uniform: Float[Tensor, " batch"]
-) -> Bool[Tensor, "modality batch"]:
-    """What the posterior of each row sees in training: a drawn subset, or all that is present.
-
-    Args:
-        fusion: `poe`, `mopoe` or `mvtcae`.
-        present: What each row has.
-        uniform: One number in [0, 1) per row.
+    One expert is itself. A row without any expert gets the prior N(0, I). What an absent expert holds,
+    NaN included, changes nothing.
 
     Raises:
-        ValueError: If the fusion is unknown.
+        ValueError: If the expert axis has length zero.
+
+    Source: Shi et al. 2019 (arXiv:1911.03393), the joint posterior as a mixture of experts; the moments
+        of a mixture.
     """
-    match fusion:
-        case "mopoe":
-            return draw_subset(present, uniform)
-        case "poe" | "mvtcae":
-            return present
-        case _:
-            raise ValueError(f"fusion {fusion!r} is unknown; choose poe, mopoe or mvtcae")
+    mean, variance, weight = _present(mean, at_least_float32(logvar).exp(), present)
+    centre = (weight * mean).sum(dim=0)
+    spread = (weight * (variance + (mean - centre).square())).sum(dim=0)
+    return _or_prior(centre, spread.clamp(min=torch.finfo(spread.dtype).tiny).log(), present)
+
+
+def barycentre(
+    mean: Float[Tensor, "expert batch latent"],
+    logvar: Float[Tensor, "expert batch latent"],
+    present: Bool[Tensor, "expert batch"],
+) -> Gaussian:
+    """The Wasserstein-2 barycentre of the experts that are present, all weighted the same.
+
+    Of diagonal Gaussians: the mean of the means and of the standard deviations. A row without any
+    expert gets the prior N(0, I). What an absent expert holds, NaN included, changes nothing.
+
+    Raises:
+        ValueError: If the expert axis has length zero.
+
+    Source: Agueh & Carlier 2011, "Barycenters in the Wasserstein space", for Gaussians whose covariances
+        commute.
+    """
+    mean, scale, weight = _present(mean, (0.5 * at_least_float32(logvar)).exp(), present)
+    logvar = 2.0 * (weight * scale).sum(dim=0).clamp(min=torch.finfo(scale.dtype).tiny).log()
+    return _or_prior((weight * mean).sum(dim=0), logvar, present)
 
 
 def at_least_float32(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -119,3 +113,34 @@ def _prior_count(present: Bool[Tensor, "expert batch"], prior_experts: PriorExpe
         case "all":
             count = experts
     return torch.where(experts > 0, count, 1)
+
+
+def _present(
+    mean: Float[Tensor, "expert batch latent"],
+    spread: Float[Tensor, "expert batch latent"],
+    present: Bool[Tensor, "expert batch"],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Means and spreads, 0 where absent, and the weight of each expert: one over their number.
+
+    Raises:
+        ValueError: If the expert axis has length zero.
+    """
+    if mean.shape[0] == 0:
+        raise ValueError("mean has no expert: a fusion of experts needs at least one")
+    mask = present[..., None]
+    weight = mask / present.sum(dim=0).clamp(min=1)[None, :, None]
+    return (
+        torch.where(mask, at_least_float32(mean), 0.0),
+        torch.where(mask, spread, 0.0),
+        weight.to(spread.dtype),
+    )
+
+
+def _or_prior(
+    mean: Float[Tensor, "batch latent"],
+    logvar: Float[Tensor, "batch latent"],
+    present: Bool[Tensor, "expert batch"],
+) -> Gaussian:
+    """N(0, I) in rows without any expert."""
+    known = present.any(dim=0)[:, None]
+    return Gaussian(torch.where(known, mean, 0.0), torch.where(known, logvar, 0.0))

@@ -14,11 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pipeline.config.schema import Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
 from pipeline.data.batch import Batch
 from pipeline.data.modality import DatasetInfo, DepthStatistics, Factor
 from pipeline.errors import InputError
-from pipeline.models.autoencoder import Posterior, SharedLatentAutoencoder, build_autoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder, build_autoencoder
+from pipeline.models.variables import Posterior
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"

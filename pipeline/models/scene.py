@@ -11,7 +11,8 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from pipeline.data.modality import DepthStatistics, Sample
-from pipeline.models.autoencoder import Decoded, SharedLatentAutoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder
+from pipeline.models.variables import Decoded
 
 
 @dataclass(frozen=True)

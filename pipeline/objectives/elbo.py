@@ -6,9 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.config.schema import Objective
+from pipeline.config.objective import KlRegulariser, Objective
 from pipeline.data.batch import Batch
-from pipeline.models.autoencoder import Output, SharedLatentAutoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder
+from pipeline.models.variables import Output, repeated_mask
+from pipeline.models.views import Views
+from pipeline.objectives.bounds import mixture_bound
 from pipeline.objectives.divergence import kl_to_experts, kl_to_prior
 from pipeline.objectives.likelihood import nll
 
@@ -32,54 +35,56 @@ def negative_elbo(
     output: Output,
     batch: Batch,
     objective: Objective,
-    fusion: str,
+    views: Views,
     *,
     beta: float,
     global_batch: int,
 ) -> Loss:
-    """The loss of one pass; `output.given` says which fusion's posterior it was (see `choose_given`).
+    """The loss of one pass.
 
-    Every row reconstructs all that is present in it, whatever its posterior saw: a subset learns to
-    predict the modalities outside it. The private latent of a modality that was not given is a draw
-    from its prior and costs no KL. Nats, summed over valid events, then over rows, divided by the
-    global batch size.
+    Every row predicts its targets, which are all that is present in it whatever its posterior saw, unless the
+    views say otherwise. The private latent of a modality that was not given is a draw from its prior and
+    costs no KL. Nats, summed over valid events, then over rows, divided by the global batch size.
 
     Args:
         model: Unwrapped; its scales are part of the likelihood.
-        output: Of the model for this batch.
+        output: Of the model for this batch and these views.
         batch: This process's rows.
-        objective: Densities, weights and, for mvtcae, alpha.
-        fusion: `poe`, `mopoe` or `mvtcae`.
+        objective: Densities, weights, the latent regulariser and, for mvtcae, alpha. A regulariser that
+            is no divergence of each row's posterior adds nothing here.
+        views: Which subsets the rows are encoded from.
         beta: Factor on the KL terms now.
         global_batch: Rows over all processes.
-
-    Raises:
-        ValueError: If the fusion is unknown.
     """
-    rows = nll(model, output.decoded, batch, objective)
+    assert output.decoded is not None
+    rows = reconstruction_nll(model, output, batch, objective, views)
     weights = {"rgb": objective.rgb.weight, "depth": objective.depth.weight, "seg": objective.seg.weight}
-    kl = kl_to_prior(output.posterior.shared)
-    kl_private = {name: kl_to_prior(private) for name, private in output.posterior.private.items()}
-    reconstruction = torch.zeros_like(kl)
+    reconstruction = torch.zeros_like(views.weight, dtype=output.shared.dtype)
     for name, row in rows.items():
         reconstruction = reconstruction + weights[name] * row
-    for row in kl_private.values():
-        reconstruction = reconstruction + beta * row
-    terms = {f"{name}_nll": row for name, row in rows.items()} | {"kl": kl}
-    terms |= {f"kl_private_{name}": row for name, row in kl_private.items()}
-    match fusion:
-        case "poe" | "mopoe":
-            total = reconstruction + beta * kl
-        case "mvtcae":
-            terms["kl_experts"] = kl_to_experts(output.posterior.shared, output.experts)
-            count = output.experts.present.sum(dim=0)
-            alpha = torch.where(count > 1, objective.mvtcae_alpha, 0.0)
-            total = mvtcae(reconstruction, kl, terms["kl_experts"], count, alpha, beta)
-        case _:
-            raise ValueError(f"fusion {fusion!r} is unknown; choose poe, mopoe or mvtcae")
+    terms = {f"{name}_nll": row for name, row in rows.items()}
+    divergences = _divergences(model, output, objective)
+    terms |= divergences
+    if _is_mixture(model, objective, views):
+        total = mixture_bound(model.modalities, output, reconstruction, views, objective, beta=beta)
+    else:
+        total = (views.weight * _bound(model, output, objective, reconstruction, divergences, beta)).sum()
     return Loss(
-        total.sum() / global_batch, {name: row.detach().sum() / global_batch for name, row in terms.items()}
+        total / global_batch,
+        {name: (views.weight * row.detach()).sum() / global_batch for name, row in terms.items()},
     )
+
+
+def reconstruction_nll(
+    model: SharedLatentAutoencoder, output: Output, batch: Batch, objective: Objective, views: Views
+) -> dict[str, Float[Tensor, " rows"]]:
+    """-log p(x_m | z, w_m) of each target of each view of a row; 0 for what is not a target."""
+    assert output.decoded is not None
+    rows = nll(model, output.decoded, batch.repeated(views.count), objective)
+    if views.targets is views.given or views.count > 1:
+        seen = {name: views.targets[model.modalities.index(name)] for name in rows}
+        rows = {name: torch.where(seen[name], row, 0.0) for name, row in rows.items()}
+    return rows
 
 
 def mvtcae(
@@ -106,3 +111,50 @@ def mvtcae(
     """
     share = alpha / count.clamp(min=1)
     return (1.0 - share) * reconstruction + beta * ((1.0 - alpha) * kl + share * kl_experts)
+
+
+def _divergences(
+    model: SharedLatentAutoencoder, output: Output, objective: Objective
+) -> dict[str, Float[Tensor, " rows"]]:
+    """KL of the shared and of each private posterior to N(0, I); a private latent not given costs nothing."""
+    if objective.regulariser.kind not in ("kl", "tc"):
+        return {}
+    present = output.experts.present
+    seen = output.given & repeated_mask(present, output.given.shape[1] // present.shape[1])
+    divergences = {"kl": kl_to_prior(output.posterior.shared)}
+    for name, private in output.posterior.private.items():
+        row = kl_to_prior(private)
+        divergences[f"kl_private_{name}"] = torch.where(seen[model.modalities.index(name)], row, 0.0)
+    if model.fusion == "mvtcae":
+        divergences["kl_experts"] = kl_to_experts(output.posterior.shared, output.experts)
+    return divergences
+
+
+def _bound(
+    model: SharedLatentAutoencoder,
+    output: Output,
+    objective: Objective,
+    reconstruction: Float[Tensor, " rows"],
+    divergences: dict[str, Float[Tensor, " rows"]],
+    beta: float,
+) -> Float[Tensor, " rows"]:
+    """The weighted reconstruction and the divergences of each row together."""
+    if not divergences:
+        return reconstruction
+    private = [row for name, row in divergences.items() if name.startswith("kl_private")]
+    for row in private:
+        reconstruction = reconstruction + beta * row
+    if model.fusion != "mvtcae":
+        return reconstruction + beta * divergences["kl"]
+    count = output.experts.present.sum(dim=0)
+    alpha = torch.where(count > 1, objective.mvtcae_alpha, 0.0)
+    return mvtcae(reconstruction, divergences["kl"], divergences["kl_experts"], count, alpha, beta)
+
+
+def _is_mixture(model: SharedLatentAutoencoder, objective: Objective, views: Views) -> bool:
+    """Whether the posterior is weighed as the mixture that its views are the components of."""
+    return (
+        model.fusion in ("moe", "mmvaeplus")
+        and isinstance(objective.regulariser, KlRegulariser)
+        and views.count > 1
+    )

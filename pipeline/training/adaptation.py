@@ -13,9 +13,9 @@ from pipeline.config.schema import Adapt
 from pipeline.models.adapters import adapter_state, attach_adapter, detach_adapter, load_adapter_state
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.encoded import Encoded, joined
-from pipeline.models.fusion import choose_given
 from pipeline.models.gaussian import Gaussian
 from pipeline.models.pretrained import Pretrained
+from pipeline.models.views import choose_one_view
 from pipeline.objectives.likelihood import nll
 
 
@@ -101,7 +101,7 @@ def _draw_rows(support: int, replay: int, config: Adapt, rng: torch.Generator) -
 def _negative_log_likelihood(pretrained: Pretrained, rows: Encoded, rng: torch.Generator) -> Tensor:
     model, objective = pretrained.model, pretrained.objective
     uniform = torch.rand(len(rows), generator=rng)
-    given = choose_given(pretrained.model_config.fusion, rows.experts.present, uniform)
+    given = choose_one_view(pretrained.model_config, rows.experts.present, uniform)
     posterior = model.posterior(rows.experts, given)
 
     def draw(gaussian: Gaussian) -> Tensor:

@@ -21,11 +21,11 @@ from pipeline.metrics.fewshot import (
     scene_features,
 )
 from pipeline.metrics.fidelity import Fidelity, Prediction, predict
-from pipeline.models.autoencoder import Decoded
 from pipeline.models.encoded import Encoded
 from pipeline.models.pretrained import Pretrained
 from pipeline.models.prior import LatentPrior, refit_prior
 from pipeline.models.scene import decode_in_parts
+from pipeline.models.variables import Decoded
 from pipeline.training.adaptation import adapt_decoder, decoder_adapted
 
 GENERATED = 64

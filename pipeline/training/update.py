@@ -3,16 +3,20 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from einops import rearrange
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from pipeline.config.schema import Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import KlRegulariser, Objective
 from pipeline.config.training import Train
 from pipeline.data.batch import Batch
-from pipeline.models.autoencoder import Noise, SharedLatentAutoencoder
-from pipeline.models.fusion import choose_given
+from pipeline.models.autoencoder import SharedLatentAutoencoder
+from pipeline.models.variables import Noise
+from pipeline.models.views import Views, choose_views
 from pipeline.objectives.elbo import negative_elbo
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.ema import update_average
@@ -52,7 +56,7 @@ def make_optimizer(model: SharedLatentAutoencoder, train: Train) -> torch.optim.
     Source: Kingma & Ba 2015 (arXiv:1412.6980); Loshchilov & Hutter 2019 (arXiv:1711.05101).
     """
     scales = list(model.log_scales.parameters())
-    rest = [*model.encoders.parameters(), *model.decoders.parameters()]
+    rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("log_scales.")]
     groups = [
         {
             "params": [p for p in rest if p.ndim > 1],
@@ -96,13 +100,11 @@ def make_update(
             group["lr"] = group["peak"] * share
         beta = objective.beta * warm_up(samples_seen, objective.beta_warmup_samples)
 
-        given, noise = draw(model, batch, rules, step=state.samples_seen // train.batch)
+        views, noise = draw(model, batch, rules, step=state.samples_seen // train.batch)
         batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=rules.bf16):
-            output = wrapped(batch, given.to(device), noise)
-        loss = negative_elbo(
-            model, output, batch, objective, rules.model.fusion, beta=beta, global_batch=train.batch
-        )
+            output = wrapped(batch, views.given, noise)
+        loss = negative_elbo(model, output, batch, objective, views, beta=beta, global_batch=train.batch)
         state.optimizer.zero_grad()
         torch.autograd.backward(loss.total * rules.world_size)  # the wrapper divides by it again
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -128,21 +130,46 @@ def make_update(
     return update
 
 
-def draw(
-    model: SharedLatentAutoencoder, batch: Batch, rules: Rules, step: int
-) -> tuple[Bool[Tensor, "modality batch"], Noise]:
+def draw(model: SharedLatentAutoencoder, batch: Batch, rules: Rules, step: int) -> tuple[Views, Noise]:
     """What each row's posterior sees and the noise of its draws, by the row's place in the global batch."""
+    config, seed = rules.model, rules.seed
     local_batch = rules.train.batch // rules.world_size
     rows = torch.arange(rules.rank * local_batch, rules.rank * local_batch + len(batch))
     parameter = next(model.parameters())
 
-    def normals(stream: str, width: int) -> Float[Tensor, "batch width"]:
-        return normal(rules.seed, step, rows, stream, width).to(parameter.device, parameter.dtype)
+    subsets = config.seen_in_training
+    choices = config.subsampled_terms if subsets == "subsampled" else 1
+    choice = uniform(seed, step, rows, "subset", choices)
+    views = choose_views(config.fusion, subsets, batch.present().cpu(), choice)
+    views = views.repeated(_draws(rules.objective)).to(parameter.device)
 
-    choice = uniform(rules.seed, step, rows, "subset", 1)[:, 0]
-    given = choose_given(rules.model.fusion, batch.present().cpu(), choice)
+    def normals(stream: str, width: int) -> Float[Tensor, "rows width"]:
+        numbers = normal(seed, step, rows, stream, width * views.count)
+        return _by_view(numbers, views.count).to(parameter.device, parameter.dtype)
+
+    def uniforms(name: str, blocks: int, width: int) -> Float[Tensor, "rows width"]:
+        numbers = uniform(seed, step, rows, f"dropout/{name}", width * blocks)
+        return _by_view(numbers, blocks).to(parameter.device, parameter.dtype)
+
     private = {name: normals(f"private/{name}", width) for name, width in model.private.items()}
-    return given, Noise(normals("shared", model.latent), private)
+    dropped: dict[str, Tensor] = {}
+    if config.dropout:
+        networks = {"encode": (model.encoders, 1), "decode": (model.decoders, views.count)}
+        for verb, (parts, blocks) in networks.items():
+            for name, part in parts.items():
+                dropped[f"{verb}/{name}"] = uniforms(f"{verb}/{name}", blocks, cast(int, part.innermost))
+    return views, Noise(normals("shared", model.latent), private, dropped)
+
+
+def _draws(objective: Objective) -> int:
+    """Importance samples per view."""
+    regulariser = objective.regulariser
+    return regulariser.importance_samples if isinstance(regulariser, KlRegulariser) else 1
+
+
+def _by_view(numbers: Tensor, views: int) -> Tensor:
+    """A row's numbers for all its views, as one block of rows per view."""
+    return numbers if views == 1 else rearrange(numbers, "row (view width) -> (view row) width", view=views)
 
 
 def _refuse_non_finite(values: dict[str, float], samples_seen: int) -> None:

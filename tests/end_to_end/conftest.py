@@ -7,7 +7,8 @@ import pytest
 import torch
 from squares import COUNTS, context, write_scenes
 
-from pipeline.config.schema import Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
 from pipeline.config.training import Train
 from stages import train
 from stages.train import TrainInputs

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from squares import CLASS_NAMES, SIDE, context, scene
 
-from pipeline.config.schema import Analyze, Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
+from pipeline.config.schema import Analyze
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.modality import Factor
 from pipeline.data.shards.dataset import write_dataset

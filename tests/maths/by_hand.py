@@ -2,10 +2,12 @@
 
 import torch
 
-from pipeline.config.schema import Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
 from pipeline.data.batch import Batch, ModalityBatch
 from pipeline.data.modality import DatasetInfo, DepthStatistics
-from pipeline.models.autoencoder import Noise, SharedLatentAutoencoder, build_autoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder, build_autoencoder
+from pipeline.models.variables import Noise
 
 CLASSES = 4
 SIZE = 32

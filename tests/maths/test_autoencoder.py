@@ -6,7 +6,8 @@ import pytest
 import torch
 from by_hand import INFO, make_batch, make_model, make_noise, without
 
-from pipeline.config.schema import DepthLikelihood, Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import DepthLikelihood, Objective
 from pipeline.errors import InputError
 from pipeline.models.autoencoder import build_autoencoder
 from pipeline.models.networks import Decoder, Encoder, stage_widths

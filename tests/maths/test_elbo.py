@@ -4,9 +4,12 @@ import pytest
 import torch
 from by_hand import make_batch, make_model, make_noise, without
 
-from pipeline.config.schema import DepthLikelihood, Likelihood, Model, Objective, SegLikelihood
+from pipeline.config.model import Model
+from pipeline.config.objective import DepthLikelihood, Objective, RgbLikelihood, SegLikelihood
 from pipeline.data.batch import Batch
-from pipeline.models.autoencoder import Output, SharedLatentAutoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder
+from pipeline.models.variables import Output
+from pipeline.models.views import Views
 from pipeline.objectives.divergence import kl_to_experts
 from pipeline.objectives.elbo import Loss, mvtcae, negative_elbo
 from pipeline.objectives.likelihood import nll
@@ -22,15 +25,24 @@ def run(model: SharedLatentAutoencoder, batch: Batch, given: torch.Tensor | None
 def lose(
     model: SharedLatentAutoencoder,
     batch: Batch,
-    fusion: str = "poe",
     given: torch.Tensor | None = None,
     objective: Objective | None = None,
     beta: float = 1.0,
 ) -> Loss:
     output = run(model, batch, given)
     return negative_elbo(
-        model, output, batch, objective or Objective(), fusion, beta=beta, global_batch=len(batch)
+        model,
+        output,
+        batch,
+        objective or Objective(),
+        one_view(output, batch),
+        beta=beta,
+        global_batch=len(batch),
     )
+
+
+def one_view(output: Output, batch: Batch) -> Views:
+    return Views(output.given, batch.present(), torch.ones(len(batch)))
 
 
 def test_mvtcae_with_one_modality_is_a_share_of_the_beta_elbo() -> None:
@@ -44,15 +56,18 @@ def test_mvtcae_with_one_modality_is_a_share_of_the_beta_elbo() -> None:
 def test_mvtcae_without_alpha_is_the_elbo_of_the_product_of_experts() -> None:
     model = make_model(Model(latent=6, private={"rgb": 3}, width=8, fusion="mvtcae"))
     batch, objective = make_batch(4), Objective(mvtcae_alpha=0.0)
-    bound = lose(model, batch, "mvtcae", objective=objective, beta=0.7)
-    torch.testing.assert_close(bound.total, lose(model, batch, "poe", objective=objective, beta=0.7).total)
+    poe = make_model(Model(latent=6, private={"rgb": 3}, width=8, fusion="poe", prior_expert="none"))
+    bound = lose(model, batch, objective=objective, beta=0.7)
+    torch.testing.assert_close(bound.total, lose(poe, batch, objective=objective, beta=0.7).total)
 
 
 def test_mvtcae_follows_its_formula_and_falls_back_to_the_elbo_for_a_single_modality() -> None:
     model = make_model(Model(latent=6, private={"rgb": 3}, width=8, fusion="mvtcae"))
     batch = without(without(make_batch(2), "depth", [1], 0.0), "seg", [1], 255)
     output, alpha, beta = run(model, batch), 5 / 6, 0.5
-    loss = negative_elbo(model, output, batch, Objective(), "mvtcae", beta=beta, global_batch=1)
+    loss = negative_elbo(
+        model, output, batch, Objective(), one_view(output, batch), beta=beta, global_batch=1
+    )
     rows = sum(nll(model, output.decoded, batch, Objective()).values())
     rows = rows + beta * output.posterior.private["rgb"].kl_to_standard().sum(1)
     kl = output.posterior.shared.kl_to_standard().sum(1)
@@ -62,7 +77,7 @@ def test_mvtcae_follows_its_formula_and_falls_back_to_the_elbo_for_a_single_moda
     assert to_experts[1].item() == pytest.approx(0.0, abs=1e-4)
 
 
-@pytest.mark.parametrize("fusion", ["poe", "mopoe", "mvtcae"])
+@pytest.mark.parametrize("fusion", ["poe", "mopoe", "mvtcae", "moe", "barycentre", "joint"])
 @pytest.mark.parametrize("modality", ["rgb", "depth", "seg"])
 def test_a_missing_modality_changes_nothing_whatever_stands_in_its_place(fusion: str, modality: str) -> None:
     model = make_model(Model(latent=6, private={"rgb": 3}, width=8, fusion=fusion))
@@ -70,7 +85,7 @@ def test_a_missing_modality_changes_nothing_whatever_stands_in_its_place(fusion:
     results = []
     for filler in fillers:
         model.zero_grad()
-        loss = lose(model, without(make_batch(3), modality, [0, 1, 2], filler), fusion)
+        loss = lose(model, without(make_batch(3), modality, [0, 1, 2], filler))
         loss.total.backward()
         results.append((loss.total.item(), [p.grad.clone() for p in model.parameters()]))
         assert all(not p.grad.any() for p in model.encoders[modality].parameters())
@@ -91,11 +106,12 @@ def test_a_row_without_a_modality_leaves_the_others_as_they_are() -> None:
 
 
 def test_a_row_with_nothing_costs_nothing() -> None:
-    model, batch = make_model(), make_batch(2)
+    batch = make_batch(2)
     for modality, filler in (("rgb", math.nan), ("depth", math.nan), ("seg", 255)):
         batch = without(batch, modality, [1], filler)
-    for fusion in ("poe", "mopoe", "mvtcae"):
-        both = lose(model, batch, fusion).total * 2
+    for fusion in ("poe", "mopoe", "mvtcae", "moe", "barycentre", "joint"):
+        model = make_model(Model(latent=6, private={"rgb": 3}, width=8, fusion=fusion))
+        both = lose(model, batch).total * 2
         output = run(model, batch)
         terms = nll(model, output.decoded, batch, Objective())
         assert all(row[1] == 0.0 for row in terms.values())
@@ -106,7 +122,7 @@ def test_a_row_with_nothing_costs_nothing() -> None:
 def test_a_subset_reconstructs_all_that_is_present() -> None:
     model, batch = make_model(), make_batch(2)
     depth_only = torch.tensor([[False], [True], [False]])
-    loss = lose(model, batch, "mopoe", depth_only)
+    loss = lose(model, batch, depth_only)
     loss.total.backward()
     assert all(loss.terms[name] > 0 for name in ("rgb_nll", "depth_nll", "seg_nll"))
     assert all(p.grad.any() for p in model.decoders["rgb"].parameters())
@@ -117,8 +133,8 @@ def test_a_subset_reconstructs_all_that_is_present() -> None:
 def test_private_latents_cost_only_where_they_are_given() -> None:
     model, batch = make_model(), make_batch(2)
     depth_only = torch.tensor([[False], [True], [False]])
-    assert lose(model, batch, "mopoe", depth_only).terms["kl_private_rgb"] == 0.0
-    assert lose(model, batch, "mopoe", EVERYTHING).terms["kl_private_rgb"] > 0.0
+    assert lose(model, batch, depth_only).terms["kl_private_rgb"] == 0.0
+    assert lose(model, batch, EVERYTHING).terms["kl_private_rgb"] > 0.0
     posterior = run(model, batch, depth_only).posterior.private["rgb"]
     assert not posterior.mean.any()
     assert not posterior.logvar.any()
@@ -127,7 +143,9 @@ def test_private_latents_cost_only_where_they_are_given() -> None:
 def test_halves_of_a_batch_add_up_to_the_whole() -> None:
     model, batch = make_model(), make_batch(4)
     output = run(model, batch)
-    whole = negative_elbo(model, output, batch, Objective(), "poe", beta=1.0, global_batch=4)
+    whole = negative_elbo(
+        model, output, batch, Objective(), one_view(output, batch), beta=1.0, global_batch=4
+    )
     noise = make_noise(model, 4)
     total = torch.zeros(())
     for start in (0, 2):
@@ -136,21 +154,21 @@ def test_halves_of_a_batch_add_up_to_the_whole() -> None:
             noise.shared[start : start + 2], {k: v[start : start + 2] for k, v in noise.private.items()}
         )
         piece = model(half, half.present(), part)
-        total = total + negative_elbo(model, piece, half, Objective(), "poe", beta=1.0, global_batch=4).total
+        total = (
+            total
+            + negative_elbo(
+                model, piece, half, Objective(), one_view(piece, half), beta=1.0, global_batch=4
+            ).total
+        )
     torch.testing.assert_close(total, whole.total)
 
 
 def test_weights_and_beta_scale_their_terms() -> None:
     model, batch = make_model(), make_batch(2)
     objective = Objective(
-        rgb=Likelihood(weight=2.0), depth=DepthLikelihood(weight=0.0), seg=SegLikelihood(weight=0.5)
+        rgb=RgbLikelihood(weight=2.0), depth=DepthLikelihood(weight=0.0), seg=SegLikelihood(weight=0.5)
     )
     loss = lose(model, batch, objective=objective, beta=0.1)
     terms = loss.terms
     expected = 2 * terms["rgb_nll"] + 0.5 * terms["seg_nll"] + 0.1 * (terms["kl"] + terms["kl_private_rgb"])
     torch.testing.assert_close(loss.total.detach(), expected)
-
-
-def test_an_unknown_fusion_is_refused() -> None:
-    with pytest.raises(ValueError, match="choose poe"):
-        lose(make_model(), make_batch(1), "moe")

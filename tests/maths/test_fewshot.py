@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from pipeline.metrics.fewshot import Proposal, draw_proposal, memorisation, nll_under_prior
-from pipeline.models.autoencoder import Posterior
 from pipeline.models.gaussian import Gaussian
-from pipeline.models.prior import FullGaussian, LatentPrior
+from pipeline.models.prior import LatentPrior
+from pipeline.models.prior_gaussian import FullGaussian
+from pipeline.models.variables import Posterior
 
 NOISE = 0.5
 ROWS = 6

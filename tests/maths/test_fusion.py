@@ -4,7 +4,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from pipeline.models.fusion import choose_given, draw_subset, product_of_experts, subset_masks
+from pipeline.models.fusion import product_of_experts
+from pipeline.models.views import choose_views, draw_subset, subset_masks
 from pipeline.objectives.likelihood import located_nll
 from pipeline.training.randomness import uniform
 
@@ -139,12 +140,15 @@ def test_a_row_with_nothing_draws_nothing_and_the_largest_uniform_draws_all() ->
     assert drawn.tolist() == [[False, True], [False, True], [False, True]]
 
 
-def test_only_mopoe_hides_what_is_present() -> None:
+def test_only_mixtures_hide_what_is_present() -> None:
     present = torch.tensor([[True, True], [True, False], [True, True]])
-    uniform_numbers = torch.tensor([0.0, 0.0])
-    assert torch.equal(choose_given("poe", present, uniform_numbers), present)
-    assert torch.equal(choose_given("mvtcae", present, uniform_numbers), present)
-    assert choose_given("mopoe", present, uniform_numbers)[0].all()
-    assert not choose_given("mopoe", present, uniform_numbers)[1:].any()
-    with pytest.raises(ValueError, match="choose poe"):
-        choose_given("moe", present, uniform_numbers)
+    numbers = torch.zeros(2, 1)
+    for fusion in ("poe", "mvtcae"):
+        views = choose_views(fusion, "whole", present, numbers)
+        assert torch.equal(views.given, present)
+        assert torch.equal(views.targets, present)
+    for fusion in ("mopoe", "moe", "joint"):
+        views = choose_views(fusion, "drawn", present, numbers)
+        assert views.given[0].all()
+        assert not views.given[1:].any()
+        assert torch.equal(views.targets, present)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from pipeline.metrics.likelihood import importance_weighted_nll
-from pipeline.models.autoencoder import Noise, Posterior
 from pipeline.models.gaussian import Gaussian
+from pipeline.models.variables import Noise, Posterior
 
 ROWS, SIGMA, PRIVATE_SIGMA = 5, 0.7, 0.4
 LOADING = torch.tensor([1.3, -0.5, 0.8], dtype=torch.float64)

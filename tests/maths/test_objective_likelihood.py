@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 from by_hand import CLASSES, INFO, SIZE, make_batch, make_model, without
 
-from pipeline.config.schema import DepthLikelihood, Likelihood, Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import DepthLikelihood, Objective, RgbLikelihood
 from pipeline.data.batch import Batch, ModalityBatch
-from pipeline.models.autoencoder import Decoded, build_autoencoder
+from pipeline.models.autoencoder import build_autoencoder
+from pipeline.models.variables import Decoded
 from pipeline.objectives.likelihood import categorical_nll, located_nll, nll, reported_nll
 
 
@@ -159,7 +161,7 @@ def test_reported_rgb_is_the_probability_of_eight_bit_values() -> None:
 
 
 def test_scales_never_fall_below_their_floor() -> None:
-    model = make_model(objective=Objective(rgb=Likelihood(scale_floor=0.05)))
+    model = make_model(objective=Objective(rgb=RgbLikelihood(scale_floor=0.05)))
     with torch.no_grad():
         model.log_scales["rgb"].fill_(-60.0)
     assert model.scales()["rgb"].item() == pytest.approx(0.05)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from by_hand import make_batch, make_model
 
-from pipeline.config.schema import Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
 from pipeline.config.training import Train
 from pipeline.errors import Interrupted
 from pipeline.models.autoencoder import SharedLatentAutoencoder

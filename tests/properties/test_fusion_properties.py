@@ -2,7 +2,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.fusion import draw_subset, product_of_experts
+from pipeline.models.fusion import product_of_experts
+from pipeline.models.views import draw_subset
 
 priors = st.sampled_from(["none", "full", "all"])
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config.schema import Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
 from pipeline.config.training import Train
 from pipeline.data.modality import DatasetInfo
 from pipeline.errors import InputError

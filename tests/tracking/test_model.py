@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pipeline.api import Triptych
-from pipeline.config.schema import Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
 from pipeline.data.modality import DatasetInfo, DepthStatistics
 from pipeline.models.autoencoder import build_autoencoder
 from pipeline.models.pretrained import save_pretrained

@@ -1,0 +1,112 @@
+"""What the choices of a system mean together, and which of them do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.config.model import DENSITY_FUSIONS, Model, PosteriorKind
+from pipeline.config.objective import ImageAdversary, KlRegulariser, Objective
+
+NATURAL_POSTERIOR: dict[str, PosteriorKind] = {
+    "none": "deterministic",
+    "kl": "gaussian",
+    "tc": "gaussian",
+    "mmd": "deterministic",
+    "adversarial": "deterministic",
+    "avb": "implicit",
+}
+"""What each latent regulariser is defined for."""
+
+ALLOWED_POSTERIORS: dict[str, tuple[PosteriorKind, ...]] = {
+    "none": ("deterministic", "none"),
+    "kl": ("gaussian",),
+    "tc": ("gaussian",),
+    "mmd": ("deterministic", "gaussian"),
+    "adversarial": ("deterministic", "gaussian"),
+    "avb": ("implicit",),
+}
+
+
+def posterior_kind(model: Model, objective: Objective) -> PosteriorKind:
+    """What encoders give: as configured, or what the latent regulariser is defined for."""
+    return model.posterior or NATURAL_POSTERIOR[objective.regulariser.kind]
+
+
+def has_likelihood(model: Model, objective: Objective) -> bool:
+    """Whether -log p(x) can be estimated: there is a density of data, and of latents given data."""
+    return posterior_kind(model, objective) == "gaussian" and objective.regulariser.kind in ("kl", "tc")
+
+
+def contradictions(model: Model, objective: Objective) -> Iterator[str]:
+    """What is wrong with a combination and the nearest that is right, one sentence each."""
+    kind, posterior = objective.regulariser.kind, posterior_kind(model, objective)
+    allowed = ALLOWED_POSTERIORS[kind]
+    if posterior not in allowed:
+        yield (
+            f"objective.regulariser.kind: {kind} is not defined for model.posterior: {posterior}; "
+            f"choose posterior: {' or '.join(allowed)}"
+        )
+    elif posterior in ("deterministic", "implicit") and model.fusion in DENSITY_FUSIONS:
+        yield (
+            f"model.fusion: {model.fusion} multiplies or mixes densities, and with "
+            f"objective.regulariser.kind: {kind} the posterior is {posterior}, which has none; "
+            "choose model.fusion: joint"
+        )
+    if posterior == "implicit" and model.fusion != "joint":
+        yield f"model.fusion: {model.fusion} cannot fuse implicit posteriors; choose model.fusion: joint"
+    if posterior == "implicit" and model.private:
+        yield "model.private: an implicit posterior has no private latents; set model.private: {}"
+    if model.fusion in ("mvtcae", "mmvaeplus") and not (kind == "kl" and posterior == "gaussian"):
+        yield (
+            f"model.fusion: {model.fusion} is a bound of its own, which needs "
+            f"objective.regulariser.kind: kl, not {kind}; choose model.fusion: mopoe"
+        )
+    if posterior == "none":
+        yield from _generator_alone(objective)
+    yield from _adversary(objective, posterior)
+    yield from _importance(model, objective)
+
+
+def _generator_alone(objective: Objective) -> Iterator[str]:
+    if not isinstance(objective.adversary, ImageAdversary):
+        yield (
+            "model.posterior: none leaves nothing to train the decoders with; choose "
+            "objective.adversary.kind: image, or another posterior"
+        )
+    elif objective.adversary.on != "prior":
+        yield (
+            f"objective.adversary.on: {objective.adversary.on} needs reconstructions, which model.posterior: "
+            "none cannot make; choose on: prior"
+        )
+    if objective.corruption.any:
+        yield (
+            "objective.corruption: with model.posterior: none there is no encoder to corrupt the input of; "
+            "remove it"
+        )
+
+
+def _adversary(objective: Objective, posterior: PosteriorKind) -> Iterator[str]:
+    adversary = objective.adversary
+    if (
+        isinstance(adversary, ImageAdversary)
+        and adversary.on != "reconstructions"
+        and posterior != "none"
+        and objective.regulariser.kind == "none"
+    ):
+        yield (
+            f"objective.adversary.on: {adversary.on} draws latents from a prior that "
+            "objective.regulariser.kind: none does not hold the codes to; choose on: reconstructions"
+        )
+
+
+def _importance(model: Model, objective: Objective) -> Iterator[str]:
+    regulariser = objective.regulariser
+    if (
+        isinstance(regulariser, KlRegulariser)
+        and regulariser.importance_samples > 1
+        and not (model.fusion in ("moe", "mmvaeplus") and model.seen_in_training == "each")
+    ):
+        yield (
+            f"objective.regulariser.importance_samples: {regulariser.importance_samples} is for "
+            f"model.fusion: moe (subsets: each) or mmvaeplus, not {model.fusion}; set it to 1"
+        )
