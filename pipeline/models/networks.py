@@ -10,8 +10,10 @@ from pipeline.config.model import Model
 from pipeline.errors import InputError
 from pipeline.models.layers import Features, Latents
 from pipeline.models.network_patch import PatchDecoder, PatchEncoder, stage_widths
+from pipeline.models.network_plain import PlainDecoder, PlainEncoder
+from pipeline.models.network_residual import ResidualDecoder, ResidualEncoder
 
-__all__ = ["Decoder", "Encoder", "build_decoder", "build_encoder", "stage_widths"]
+__all__ = ["Decoder", "Encoder", "build_decoder", "build_encoder", "refuse_batch_norm", "stage_widths"]
 
 
 def build_encoder(
@@ -54,8 +56,10 @@ def build_encoder(
     match config.network:
         case "patch":
             return PatchEncoder(channels, image_size, features, config.width, config.norm, config.dropout)
-        case "residual" | "plain":
-            raise InputError(f"model.network: {config.network} is not there yet; choose patch")
+        case "residual":
+            return ResidualEncoder(channels, image_size, features, config.width, config.norm, config.dropout)
+        case "plain":
+            return PlainEncoder(channels, image_size, features, config.width, config.norm, config.dropout)
 
 
 def build_decoder(
@@ -82,8 +86,39 @@ def build_decoder(
     match config.network:
         case "patch":
             return PatchDecoder(latents, channels, image_size, config.width, config.norm, config.dropout)
-        case "residual" | "plain":
-            raise InputError(f"model.network: {config.network} is not there yet; choose patch")
+        case "residual":
+            return ResidualDecoder(latents, channels, image_size, config.width, config.norm, config.dropout)
+        case "plain":
+            return PlainDecoder(latents, channels, image_size, config.width, config.norm, config.dropout)
+
+
+def refuse_batch_norm(config: Model, *, processes: int, passes: int) -> None:
+    """Refuse statistics over a batch where there is no one batch.
+
+    Args:
+        config: Whose norm it is about.
+        processes: That train together.
+        passes: Of the same network in one update: 2 where reconstructions and draws from the prior are
+            decoded apart.
+
+    Raises:
+        InputError: If `config.norm` is batch, and there are several of either.
+    """
+    if config.norm != "batch":
+        return
+    remedy = "choose model.norm: group, whose statistics are of one row"
+    if processes > 1:
+        raise InputError(
+            f"model.norm: batch takes statistics of the rows of one process, so {processes} processes would "
+            f"train another model than one; {remedy}, or train with --nproc 1"
+        )
+    if passes > 1:
+        raise InputError(
+            f"model.norm: batch takes statistics of one pass, and here a decoder runs {passes} times per "
+            "update, on reconstructions and on draws from the prior, whose statistics differ: what it "
+            f"learns would be normalised otherwise than what it is used for; {remedy}, or let the adversary "
+            "see one kind of scene only (objective.adversary.on: reconstructions)"
+        )
 
 
 def _refuse_sizes(config: Model, image_size: int) -> None:
