@@ -1,6 +1,5 @@
 """Train the model on a dataset; continue where an interrupted attempt left off."""
 
-import copy
 import json
 import time
 from contextlib import closing
@@ -20,7 +19,7 @@ from pipeline.orchestration.stage import Context, Manifest
 from pipeline.training import history
 from pipeline.training.checkpoint import TrainingState, resume, save_checkpoint
 from pipeline.training.loop import Cadence, optimise
-from pipeline.training.update import Rules, make_optimizer, make_update
+from pipeline.training.update import Rules, make_update, start
 
 HISTORY = "history.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -49,7 +48,8 @@ def run(config: TrainInputs, context: Context) -> Manifest:
     with connect(context.world, config.train.device) as processes:
         model = build_autoencoder(config.model, config.objective, dataset.info, context.seed)
         model = model.to(processes.device)
-        state = TrainingState(model, copy.deepcopy(model), make_optimizer(model, config.train))
+        state = start(model, config.objective, config.train, context.seed)
+        state.discriminators.to(processes.device)
         resume(context.directory / CHECKPOINTS, state, context.progress.say)
         samples_before, started_s = state.samples_seen, time.monotonic()
         _train(config, context, processes, dataset, state)
@@ -83,6 +83,7 @@ def _train(
         bf16=_bf16(train.precision, context.directory, processes),
         rank=world.rank,
         world_size=world.size,
+        dataset_size=dataset.length("train"),
     )
     if world.is_main:
         history.truncate(lines, state.samples_seen)
@@ -114,7 +115,13 @@ def _train(
     with closing(batches):
         optimise(
             state,
-            make_update(state, processes.wrap(state.model), rules, processes.sum),
+            make_update(
+                state,
+                processes.wrap(state.model),
+                rules,
+                processes.peers(),
+                {name: processes.wrap(player) for name, player in state.discriminators.items()},
+            ),
             (batch.to(processes.device) for batch in batches),
             Cadence(train.samples, train.batch, train.log_samples, train.checkpoint_samples),
             log=log,

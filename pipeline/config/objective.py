@@ -84,6 +84,10 @@ class TotalCorrelation(Section):
     """Factor on the total correlation; mutual information and the rest of the KL keep beta."""
     estimator: Literal["minibatch", "discriminator"] = "minibatch"
     """beta-TCVAE's minibatch estimate, or FactorVAE's discriminator."""
+    width: Positive = 256
+    """Hidden units of the discriminator."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate of the discriminator."""
 
 
 class MmdRegulariser(Section):

@@ -61,6 +61,11 @@ def contradictions(model: Model, objective: Objective) -> Iterator[str]:
             f"model.fusion: {model.fusion} is a bound of its own, which needs "
             f"objective.regulariser.kind: kl, not {kind}; choose model.fusion: mopoe"
         )
+    if kind not in ("none", "kl") and model.seen_in_training in ("each", "enumerated", "subsampled"):
+        yield (
+            f"model.subsets: {model.seen_in_training} encodes a row several times, and "
+            f"objective.regulariser.kind: {kind} is for one code per row; choose model.subsets: drawn"
+        )
     if posterior == "none":
         yield from _generator_alone(objective)
     yield from _adversary(objective, posterior)

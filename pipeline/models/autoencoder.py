@@ -10,11 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pipeline.config.model import Model
-from pipeline.config.objective import Objective
+from pipeline.config.objective import AdversarialRegulariser, Objective
 from pipeline.config.system import posterior_kind
 from pipeline.data.batch import Batch, ModalityBatch
 from pipeline.data.modality import DatasetInfo, DepthStatistics
 from pipeline.errors import InputError
+from pipeline.models.code_prior import CodePrior, codes
 from pipeline.models.fusion import (
     PriorExperts,
     at_least_float32,
@@ -23,6 +24,7 @@ from pipeline.models.fusion import (
     product_of_experts,
 )
 from pipeline.models.gaussian import Gaussian
+from pipeline.models.implicit import ImplicitPosterior
 from pipeline.models.joint import JointEncoder
 from pipeline.models.networks import build_decoder, build_encoder
 from pipeline.models.variables import Decoded, Experts, Noise, Output, Posterior
@@ -67,6 +69,7 @@ class SharedLatentAutoencoder(nn.Module):
         self.fusion = config.fusion
         self.posterior_kind = posterior_kind(config, objective)
         self.held_to_prior = objective.regulariser.kind != "none" or self.posterior_kind == "none"
+        self.code_prior = code_prior(objective)
         self.prior_experts: PriorExperts = config.prior_expert or (
             "none" if config.fusion == "mvtcae" else "full"
         )
@@ -79,11 +82,18 @@ class SharedLatentAutoencoder(nn.Module):
             for name in info.modalities
             if name in INITIAL_SCALE
         })
+        if self.posterior_kind == "none":
+            self.log_scales.requires_grad_(False)  # no likelihood trains them
+        if objective.rgb.density == "bce" and "rgb" in self.log_scales:
+            self.log_scales["rgb"].requires_grad_(False)
         with_encoders = self.posterior_kind != "none"
         self.joint = (
             JointEncoder(len(self.modalities), 2 * self.latent, config.joint_pool)
             if with_encoders and self.fusion == "joint"
             else None
+        )
+        self.implicit = (
+            ImplicitPosterior(2 * self.latent, self.latent) if self.posterior_kind == "implicit" else None
         )
         self.log_auxiliary = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(width)) for name, width in self.private.items()}
@@ -93,7 +103,7 @@ class SharedLatentAutoencoder(nn.Module):
 
     def _build_networks(self, config: Model) -> None:
         size, classes = self.image_size, len(self.class_names)
-        inputs, outputs = {"rgb": 3, "depth": 2, "seg": classes}, {"rgb": 3, "depth": 1, "seg": classes}
+        inputs, outputs = self.input_channels, {"rgb": 3, "depth": 1, "seg": classes}
         encoded = self.modalities if self.posterior_kind != "none" else ()
         self.encoders = nn.ModuleDict({
             name: build_encoder(
@@ -164,8 +174,24 @@ class SharedLatentAutoencoder(nn.Module):
 
     def draw(self, posterior: Posterior, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
         """A draw of the shared latent and of every private one."""
-        shared = posterior.shared.sample(noise.shared)
-        return shared, {name: q.sample(noise.private[name]) for name, q in posterior.private.items()}
+        private = {name: q.sample(noise.private[name]) for name, q in posterior.private.items()}
+        if self.implicit is None or posterior.feature is None:
+            return posterior.shared.sample(noise.shared), private
+        drawn = self.implicit.sample(posterior.feature, noise.shared)
+        # An unseen row's moments are exactly those of the prior, which no network's are.
+        unseen = ((posterior.shared.mean == 0.0) & (posterior.shared.logvar == 0.0)).all(dim=1)[:, None]
+        return torch.where(unseen, noise.shared[:, : self.latent].to(drawn.dtype), drawn), private
+
+    @property
+    def input_channels(self) -> dict[str, int]:
+        """Channels of `network_input` of each modality: depth comes with its validity, labels one-hot."""
+        channels = {"rgb": 3, "depth": 2, "seg": len(self.class_names)}
+        return {name: channels[name] for name in self.modalities}
+
+    @property
+    def noise_size(self) -> int:
+        """Numbers from N(0, I) that a draw of the shared latent takes."""
+        return self.latent if self.implicit is None else self.implicit.noise_size
 
     def decode(
         self,
@@ -226,9 +252,12 @@ class SharedLatentAutoencoder(nn.Module):
             case "joint":
                 assert self.joint is not None
                 feature = self.joint(experts.feature, seen)
+                if self.implicit is not None:
+                    moments = self.implicit.moments(feature)
+                    return _prior_unless(seen.any(dim=0), moments), feature
                 mean, logvar = feature.chunk(2, dim=1)
-                fused = self._density(mean, logvar)
-                return _prior_unless(seen.any(dim=0), fused), feature
+                fused = self._density(codes(*self.code_prior, mean), logvar)
+                return _prior_unless(seen.any(dim=0), fused), None
             case "moe" | "mmvaeplus":
                 fuse = mixture_of_experts
             case "barycentre":
@@ -240,7 +269,8 @@ class SharedLatentAutoencoder(nn.Module):
             if self.posterior_kind == "gaussian"
             else torch.full_like(experts.mean, POINT_LOGVAR)
         )
-        return fuse(experts.mean, logvar, seen), None
+        fused = fuse(experts.mean, logvar, seen)
+        return Gaussian(codes(*self.code_prior, fused.mean), fused.logvar), None
 
     def _density(self, mean: Float[Tensor, "batch _"], logvar: Float[Tensor, "batch _"]) -> Gaussian:
         """The Gaussian of a network's outputs; a point under a deterministic posterior."""
@@ -278,12 +308,12 @@ class SharedLatentAutoencoder(nn.Module):
             width = self.latent + self.private.get(name, 0)
             zero = torch.zeros(len(batch), width, dtype=self._dtype, device=batch.index.device)
             return zero, zero
-        image = self._network_input(name, batch.modalities[name])
+        image = self.network_input(name, batch.modalities[name])
         feature = at_least_float32(self.encoders[name](image, dropped))
         mean, logvar = feature.chunk(2, dim=1)
         return mean, logvar if self.fusion == "joint" else logvar.clamp(*LOGVAR_RANGE)
 
-    def _network_input(
+    def network_input(
         self, name: str, modality: ModalityBatch
     ) -> Float[Tensor, "batch channel height width"]:
         """Values centred on 0, and 0 wherever there is none: nothing else of such a pixel is ever seen."""
@@ -332,6 +362,14 @@ def build_autoencoder(
         torch.default_generator.manual_seed(seed)
         model = SharedLatentAutoencoder(config, objective, info)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def code_prior(objective: Objective) -> tuple[CodePrior, int]:
+    """What training holds codes to, and how many components that has."""
+    regulariser = objective.regulariser
+    if isinstance(regulariser, AdversarialRegulariser):
+        return regulariser.prior, regulariser.components
+    return "normal", 0
 
 
 def _depth_standard(statistics: DepthStatistics | None, space: str) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """What training minimises: a negative bound on log p(x), of all that is present in a row."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.variables import Output, repeated_mask
 from pipeline.models.views import Views
 from pipeline.objectives.bounds import mixture_bound
-from pipeline.objectives.divergence import kl_to_experts, kl_to_prior
+from pipeline.objectives.divergence import capacity, free_bits, kl_to_experts, kl_to_prior
 from pipeline.objectives.likelihood import nll
 
 
@@ -39,6 +40,8 @@ def negative_elbo(
     *,
     beta: float,
     global_batch: int,
+    total_over_peers: Callable[[Tensor], Tensor] = lambda values: values,
+    samples_seen: int = 0,
 ) -> Loss:
     """The loss of one pass.
 
@@ -55,8 +58,14 @@ def negative_elbo(
         views: Which subsets the rows are encoded from.
         beta: Factor on the KL terms now.
         global_batch: Rows over all processes.
+        total_over_peers: Adds up over processes what free bits and capacity are measured on.
+        samples_seen: Including this update; the capacity grows with it.
     """
     assert output.decoded is not None
+
+    def average(rows: Float[Tensor, "rows ..."]) -> Float[Tensor, "..."]:
+        return total_over_peers(views.weight.to(rows.dtype) @ rows.detach()) / global_batch
+
     rows = reconstruction_nll(model, output, batch, objective, views)
     weights = {"rgb": objective.rgb.weight, "depth": objective.depth.weight, "seg": objective.seg.weight}
     reconstruction = torch.zeros_like(views.weight, dtype=output.shared.dtype)
@@ -65,6 +74,7 @@ def negative_elbo(
     terms = {f"{name}_nll": row for name, row in rows.items()}
     divergences = _divergences(model, output, objective)
     terms |= divergences
+    divergences = _limited(divergences, output, objective, average, samples_seen)
     if _is_mixture(model, objective, views):
         total = mixture_bound(model.modalities, output, reconstruction, views, objective, beta=beta)
     else:
@@ -127,6 +137,26 @@ def _divergences(
         divergences[f"kl_private_{name}"] = torch.where(seen[model.modalities.index(name)], row, 0.0)
     if model.fusion == "mvtcae":
         divergences["kl_experts"] = kl_to_experts(output.posterior.shared, output.experts)
+    return divergences
+
+
+def _limited(
+    divergences: dict[str, Float[Tensor, " rows"]],
+    output: Output,
+    objective: Objective,
+    average: Callable[[Tensor], Tensor],
+    samples_seen: int,
+) -> dict[str, Float[Tensor, " rows"]]:
+    """The KL of the shared latent with free bits, or held at a capacity."""
+    regulariser = objective.regulariser
+    if not isinstance(regulariser, KlRegulariser):
+        return divergences
+    if regulariser.free_bits:
+        each = output.posterior.shared.kl_to_standard()
+        return divergences | {"kl": free_bits(each, regulariser.free_bits, average(each))}
+    if regulariser.capacity is not None:
+        target = regulariser.capacity * min(1.0, samples_seen / regulariser.capacity_samples)
+        return divergences | {"kl": capacity(divergences["kl"], target, average(divergences["kl"]))}
     return divergences
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.orchestration.stage import World
+from pipeline.training.peers import Peers, gather_rows
 
 TIMEOUT = timedelta(minutes=5)
 """How long a process waits in a collective for one that may have died."""
@@ -35,11 +36,12 @@ class Processes:
         """The model, behind DistributedDataParallel if there are several processes.
 
         Raises:
-            ValueError: If the model has buffers, which would be broadcast at every pass.
+            InputError: If several processes would each keep running statistics of their own rows.
         """
-        if any(True for _ in model.buffers()):
-            raise ValueError(
-                f"{type(model).__name__} has buffers; keep running statistics out of what is trained"
+        if self.world.size > 1 and any(name.endswith("running_mean") for name, _ in model.named_buffers()):
+            raise InputError(
+                "model.norm: batch normalises over the rows of one process, so that several would train "
+                "another model than one; choose model.norm: group, or one process"
             )
         wrapped: nn.Module = self._accelerator.prepare_model(model)
         return wrapped
@@ -50,6 +52,12 @@ class Processes:
             return values
         total: Tensor = self._accelerator.reduce(values, reduction="sum")
         return total
+
+    def peers(self) -> Peers:
+        """What an update asks of the other processes."""
+        if self.world.size == 1:
+            return Peers()
+        return Peers(self.world.size, self.sum, gather_rows)
 
     def any(self, flag: bool) -> bool:
         """Whether it holds in any process; every process must call it."""
@@ -79,7 +87,7 @@ def connect(world: World, device: Literal["auto", "cpu", "cuda"]) -> Iterator[Pr
         cpu=on_cpu,
         mixed_precision="no",  # autocast is the update's business
         kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
             InitProcessGroupKwargs(timeout=TIMEOUT),
         ],
     )

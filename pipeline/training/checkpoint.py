@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load
+from torch import nn
 
 from pipeline.durable import sync_directory, synced, write_text
 from pipeline.errors import InputError
@@ -38,6 +39,8 @@ class TrainingState:
         optimizer: With its moments.
         samples_seen: Over all processes, repetitions counted.
         interval: What the next line of the history has so far.
+        discriminators: The second player; empty for systems without one.
+        discriminator_optimizer: With its moments; None without discriminators.
     """
 
     model: SharedLatentAutoencoder
@@ -45,6 +48,8 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     samples_seen: int = 0
     interval: Interval = field(default_factory=Interval)
+    discriminators: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    discriminator_optimizer: torch.optim.Optimizer | None = None
 
 
 def save_checkpoint(root: Path, state: TrainingState, keep: int) -> Path:
@@ -117,26 +122,39 @@ def resume(root: Path, state: TrainingState, warn: Callable[[str], None]) -> boo
 
 
 def _contents(state: TrainingState) -> dict[str, bytes]:
-    moments = io.BytesIO()
-    torch.save(state.optimizer.state_dict(), moments)
     progress = {"samples_seen": state.samples_seen, "interval": asdict(state.interval)}
-    return {
+    contents = {
         "model.safetensors": weight_bytes(state.model),
         "average.safetensors": weight_bytes(state.average),
-        "optimizer.pt": moments.getvalue(),
+        "optimizer.pt": _moments(state.optimizer),
         "progress.json": json.dumps(progress).encode(),
     }
+    if state.discriminator_optimizer:
+        contents["discriminators.safetensors"] = weight_bytes(state.discriminators)
+        contents["discriminator_optimizer.pt"] = _moments(state.discriminator_optimizer)
+    return contents
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> bytes:
+    content = io.BytesIO()
+    torch.save(optimizer.state_dict(), content)
+    return content.getvalue()
 
 
 def _restore(state: TrainingState, files: dict[str, bytes]) -> None:
     state.model.load_state_dict(load(files["model.safetensors"]))
     state.average.load_state_dict(load(files["average.safetensors"]))
-    state.optimizer.load_state_dict(
-        torch.load(io.BytesIO(files["optimizer.pt"]), map_location="cpu", weights_only=True)
-    )
+    _restore_moments(state.optimizer, files["optimizer.pt"])
+    if state.discriminator_optimizer:
+        state.discriminators.load_state_dict(load(files["discriminators.safetensors"]))
+        _restore_moments(state.discriminator_optimizer, files["discriminator_optimizer.pt"])
     progress: dict[str, Any] = json.loads(files["progress.json"])
     state.samples_seen = progress["samples_seen"]
     state.interval = Interval(**progress["interval"])
+
+
+def _restore_moments(optimizer: torch.optim.Optimizer, content: bytes) -> None:
+    optimizer.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
 
 
 def _read_verified(directory: Path) -> dict[str, bytes]:

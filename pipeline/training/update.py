@@ -1,30 +1,36 @@
-"""One optimiser update of the autoencoder."""
+"""One update: a step of the autoencoder, then one of the discriminators that judge it."""
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-from einops import rearrange
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.config.model import Model
-from pipeline.config.objective import KlRegulariser, Objective
+from pipeline.config.objective import Objective
 from pipeline.config.training import Train
 from pipeline.data.batch import Batch
 from pipeline.models.autoencoder import SharedLatentAutoencoder
-from pipeline.models.variables import Noise
-from pipeline.models.views import Views, choose_views
-from pipeline.objectives.elbo import negative_elbo
+from pipeline.models.variables import Output
 from pipeline.training.checkpoint import TrainingState
+from pipeline.training.draws import Place, draw
 from pipeline.training.ema import update_average
-from pipeline.training.randomness import normal, uniform
+from pipeline.training.losses import Judged, Pass, discriminators_loss, model_loss
+from pipeline.training.peers import Peers
+from pipeline.training.players import build_discriminators, frozen, make_discriminator_optimizer
 from pipeline.training.schedule import learning_rate_share, warm_up
 
 Update = Callable[[Batch], dict[str, float]]
 """Learn from this process's rows of the next global batch; what it reports is the same in every process."""
+
+ACTIVE_VARIANCE = 0.01
+"""Variance over samples of a latent's posterior mean from which on the latent counts as active.
+
+Source: Burda, Grosse & Salakhutdinov 2015 (arXiv:1509.00519), section 5.2.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,14 @@ class Rules:
     """What an update depends on beside the state and the data.
 
     Attributes:
-        model: Fusion.
-        objective: Likelihoods, beta.
+        model: Fusion, and which subsets are seen.
+        objective: What is minimised.
         train: Optimisation.
         seed: Of the noise.
         bf16: Run the networks under bfloat16 autocast.
         rank: This process.
         world_size: Number of processes.
+        dataset_size: Training samples.
     """
 
     model: Model
@@ -48,6 +55,11 @@ class Rules:
     bf16: bool = False
     rank: int = 0
     world_size: int = 1
+    dataset_size: int = 1
+
+    def place(self, step: int) -> Place:
+        """Of this process in an update."""
+        return Place(self.seed, step, self.rank, self.train.batch // self.world_size, self.world_size)
 
 
 def make_optimizer(model: SharedLatentAutoencoder, train: Train) -> torch.optim.AdamW:
@@ -70,11 +82,24 @@ def make_optimizer(model: SharedLatentAutoencoder, train: Train) -> torch.optim.
     return torch.optim.AdamW(groups, lr=train.learning_rate, betas=train.adam_betas, fused=True)
 
 
+def start(model: SharedLatentAutoencoder, objective: Objective, train: Train, seed: int) -> TrainingState:
+    """A new training of a model: nothing seen yet, discriminators that know nothing."""
+    discriminators = build_discriminators(objective, model, seed)
+    return TrainingState(
+        model,
+        copy.deepcopy(model),
+        make_optimizer(model, train),
+        discriminators=discriminators,
+        discriminator_optimizer=make_discriminator_optimizer(discriminators, objective, train),
+    )
+
+
 def make_update(
     state: TrainingState,
     wrapped: nn.Module,
     rules: Rules,
-    sum_over_ranks: Callable[[Float64[Tensor, " value"]], Float64[Tensor, " value"]] = lambda values: values,
+    peers: Peers | None = None,
+    wrapped_discriminators: Mapping[str, nn.Module] | None = None,
 ) -> Update:
     """The update of one state.
 
@@ -82,11 +107,13 @@ def make_update(
         state: Weights, average and moments are changed in place by every update; samples_seen is read.
         wrapped: Its model behind whatever averages its gradients over processes.
         rules: What else it depends on.
-        sum_over_ranks: Adds up what the processes report.
+        peers: The other processes; None: there are none.
+        wrapped_discriminators: Its discriminators behind whatever averages their gradients; None: nothing.
     """
     model, train, objective = state.model, rules.train, rules.objective
-    parameters = list(model.parameters())
-    device = parameters[0].device
+    peers = peers or Peers()
+    judges = dict(state.discriminators.items()) if wrapped_discriminators is None else wrapped_discriminators
+    device = next(model.parameters()).device
 
     def update(batch: Batch) -> dict[str, float]:
         samples_seen = state.samples_seen + train.batch
@@ -96,28 +123,47 @@ def make_update(
             warmup_samples=train.warmup_samples,
             final_share=train.final_learning_rate,
         )
-        for group in state.optimizer.param_groups:
-            group["lr"] = group["peak"] * share
-        beta = objective.beta * warm_up(samples_seen, objective.beta_warmup_samples)
+        _set_rates(state, share)
+        warmth = warm_up(samples_seen, objective.beta_warmup_samples)
 
-        views, noise = draw(model, batch, rules, step=state.samples_seen // train.batch)
+        place = rules.place(state.samples_seen // train.batch)
         batch = batch.to(device)
+        draws = draw(model, batch, rules.model, objective, place)
         with torch.autocast(device.type, torch.bfloat16, enabled=rules.bf16):
-            output = wrapped(batch, views.given, noise)
-        loss = negative_elbo(model, output, batch, objective, views, beta=beta, global_batch=train.batch)
-        state.optimizer.zero_grad()
-        torch.autograd.backward(loss.total * rules.world_size)  # the wrapper divides by it again
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            output = wrapped(batch, draws.views.given, draws.noise, draws.prior)
+        done = Pass(output, batch, batch, draws, place, samples_seen)
+        with frozen(state.discriminators):
+            loss = model_loss(
+                model,
+                state.discriminators,
+                done,
+                objective,
+                peers,
+                warmth=warmth,
+                dataset_size=rules.dataset_size,
+                bf16=rules.bf16,
+            )
+            norm = _backward(loss, state.optimizer, rules.world_size)
+        judged = discriminators_loss(
+            model, state.discriminators, judges, done, loss.pairs, objective, peers, bf16=rules.bf16
+        )
+        norms = {"gradient_norm": norm}
+        if judged:
+            assert state.discriminator_optimizer is not None
+            norms["discriminator_gradient_norm"] = _backward(
+                judged, state.discriminator_optimizer, rules.world_size
+            )
 
-        report = {"loss": loss.total.detach(), **loss.terms}
-        totals = sum_over_ranks(torch.stack([value.double() for value in report.values()]))
-        values = dict(zip(report, totals.tolist(), strict=True))
-        values |= {"beta": beta, "learning_rate": train.learning_rate * share, "gradient_norm": norm.item()}
+        values = _report(loss, judged, output, peers)
+        values |= {"beta": objective.beta * warmth, "learning_rate": train.learning_rate * share}
+        values |= {name: norm.item() for name, norm in norms.items()}
         _refuse_non_finite(values, state.samples_seen)
 
         if train.clip_gradient_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, train.clip_gradient_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(list(model.parameters()), train.clip_gradient_norm, norm)
         state.optimizer.step()
+        if judged and state.discriminator_optimizer:
+            state.discriminator_optimizer.step()
         update_average(
             state.average,
             model,
@@ -130,46 +176,32 @@ def make_update(
     return update
 
 
-def draw(model: SharedLatentAutoencoder, batch: Batch, rules: Rules, step: int) -> tuple[Views, Noise]:
-    """What each row's posterior sees and the noise of its draws, by the row's place in the global batch."""
-    config, seed = rules.model, rules.seed
-    local_batch = rules.train.batch // rules.world_size
-    rows = torch.arange(rules.rank * local_batch, rules.rank * local_batch + len(batch))
-    parameter = next(model.parameters())
-
-    subsets = config.seen_in_training
-    choices = config.subsampled_terms if subsets == "subsampled" else 1
-    choice = uniform(seed, step, rows, "subset", choices)
-    views = choose_views(config.fusion, subsets, batch.present().cpu(), choice)
-    views = views.repeated(_draws(rules.objective)).to(parameter.device)
-
-    def normals(stream: str, width: int) -> Float[Tensor, "rows width"]:
-        numbers = normal(seed, step, rows, stream, width * views.count)
-        return _by_view(numbers, views.count).to(parameter.device, parameter.dtype)
-
-    def uniforms(name: str, blocks: int, width: int) -> Float[Tensor, "rows width"]:
-        numbers = uniform(seed, step, rows, f"dropout/{name}", width * blocks)
-        return _by_view(numbers, blocks).to(parameter.device, parameter.dtype)
-
-    private = {name: normals(f"private/{name}", width) for name, width in model.private.items()}
-    dropped: dict[str, Tensor] = {}
-    if config.dropout:
-        networks = {"encode": (model.encoders, 1), "decode": (model.decoders, views.count)}
-        for verb, (parts, blocks) in networks.items():
-            for name, part in parts.items():
-                dropped[f"{verb}/{name}"] = uniforms(f"{verb}/{name}", blocks, cast(int, part.innermost))
-    return views, Noise(normals("shared", model.latent), private, dropped)
+def _set_rates(state: TrainingState, share: float) -> None:
+    for optimizer in (state.optimizer, state.discriminator_optimizer):
+        for group in optimizer.param_groups if optimizer else ():
+            group["lr"] = group["peak"] * share
 
 
-def _draws(objective: Objective) -> int:
-    """Importance samples per view."""
-    regulariser = objective.regulariser
-    return regulariser.importance_samples if isinstance(regulariser, KlRegulariser) else 1
+def _backward(loss: Judged, optimizer: torch.optim.Optimizer, world_size: int) -> Float[Tensor, ""]:
+    """Gradients of a loss, averaged over processes by what wraps the player; returns their norm."""
+    optimizer.zero_grad()
+    torch.autograd.backward(loss.total * world_size)  # the wrapper divides by it again
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
 
 
-def _by_view(numbers: Tensor, views: int) -> Tensor:
-    """A row's numbers for all its views, as one block of rows per view."""
-    return numbers if views == 1 else rearrange(numbers, "row (view width) -> (view row) width", view=views)
+def _report(loss: Judged, judged: Judged | None, output: Output, peers: Peers) -> dict[str, float]:
+    """Losses and terms added up over processes, and active latents counted."""
+    parts = {"loss": loss.total.detach(), **loss.terms, **(judged.terms if judged else {})}
+    mean = output.posterior.shared.mean.detach()
+    moments = [mean.sum(dim=0), mean.square().sum(dim=0)] if output.decoded is not None else []
+    local = [torch.stack(list(parts.values())), *moments]
+    totals = peers.total(torch.cat([part.double() for part in local]))
+    values = dict(zip(parts, totals[: len(parts)].tolist(), strict=True))
+    if moments:
+        first, second = (totals[len(parts) :] / (len(mean) * peers.size)).chunk(2)
+        values["active_units"] = float(((second - first.square()) > ACTIVE_VARIANCE).sum())
+    return values | {name: float(factor) for name, factor in loss.factors.items()}
 
 
 def _refuse_non_finite(values: dict[str, float], samples_seen: int) -> None:

@@ -8,18 +8,19 @@ import torch
 from by_hand import make_batch, make_model
 
 from pipeline.config.model import Model
-from pipeline.config.objective import Objective
+from pipeline.config.objective import ImageAdversary, Objective
 from pipeline.config.training import Train
 from pipeline.errors import Interrupted
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.training import history
 from pipeline.training import update as update_module
 from pipeline.training.checkpoint import TrainingState
+from pipeline.training.draws import draw
 from pipeline.training.ema import update_average
 from pipeline.training.history import Interval
 from pipeline.training.loop import Cadence, optimise
 from pipeline.training.schedule import learning_rate_share, warm_up
-from pipeline.training.update import Rules, draw, make_optimizer, make_update
+from pipeline.training.update import Rules, make_optimizer, make_update
 
 SMALL = Model(latent=6, private={"rgb": 3}, width=8)
 
@@ -83,27 +84,32 @@ def test_only_weight_matrices_decay_and_scales_have_their_own_rate() -> None:
 
 def test_noise_and_subsets_follow_the_place_in_the_global_batch() -> None:
     model, batch, train = make_model(SMALL), make_batch(8), Train(batch=8)
-    given, noise = draw(model, batch, make_rules(train), step=3)
+    objective = Objective(adversary=ImageAdversary(kind="image"))
+    whole = draw(model, batch, SMALL, objective, Rules(SMALL, objective, train, 0).place(3))
     halves = [
         draw(
             model,
             batch.rows(4 * rank, 4 * rank + 4),
-            Rules(SMALL, Objective(), train, 0, False, rank, 2),
-            step=3,
+            SMALL,
+            objective,
+            Rules(SMALL, objective, train, 0, False, rank, 2).place(3),
         )
         for rank in (0, 1)
     ]
-    assert torch.equal(given, torch.cat([half[0] for half in halves], dim=1))
-    assert torch.equal(noise.shared, torch.cat([half[1].shared for half in halves]))
-    assert torch.equal(noise.private["rgb"], torch.cat([half[1].private["rgb"] for half in halves]))
+    assert torch.equal(whole.views.given, torch.cat([half.views.given for half in halves], dim=1))
+    for name in ("noise", "prior"):
+        drawn, parts = getattr(whole, name), [getattr(half, name) for half in halves]
+        assert torch.equal(drawn.shared, torch.cat([part.shared for part in parts]))
+        assert torch.equal(drawn.private["rgb"], torch.cat([part.private["rgb"] for part in parts]))
+    assert not torch.equal(whole.noise.shared, whole.prior.shared)
 
 
 def test_every_update_has_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
 
-    def spy(*arguments: Any, step: int) -> Any:
-        steps.append(step)
-        return draw(*arguments, step=step)
+    def spy(*arguments: Any) -> Any:
+        steps.append(arguments[-1].step)
+        return draw(*arguments)
 
     monkeypatch.setattr(update_module, "draw", spy)
     train = Train(batch=4)
@@ -128,7 +134,7 @@ def test_an_update_reports_its_terms_and_lowers_the_loss() -> None:
     assert losses[-1] < 0.9 * losses[0]
     assert set(report) == {
         *("loss", "rgb_nll", "depth_nll", "seg_nll", "kl", "kl_private_rgb", "beta", "learning_rate"),
-        "gradient_norm",
+        *("gradient_norm", "active_units"),
     }
 
 

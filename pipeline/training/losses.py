@@ -1,0 +1,210 @@
+"""What each player of an update minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline.config.objective import ImageAdversary, Objective
+from pipeline.data.batch import Batch
+from pipeline.models.autoencoder import SharedLatentAutoencoder
+from pipeline.models.discriminator import SceneDiscriminator
+from pipeline.models.variables import Output
+from pipeline.objectives.adversarial import Ramp, adaptive_weight, ramp
+from pipeline.objectives.elbo import negative_elbo
+from pipeline.training.adversary import (
+    Pairs,
+    Pull,
+    choose_fakes,
+    decoded_tensors,
+    gradient_at,
+    learn_to_tell,
+    pair_up,
+    pull_on_decoders,
+    squared_norm,
+)
+from pipeline.training.draws import Draws, Place
+from pipeline.training.peers import Peers
+from pipeline.training.players import IMAGE, LATENT
+from pipeline.training.regularise import regularise, teach_latent_player
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of the model and what it was about.
+
+    Attributes:
+        output: Of the model.
+        batch: What it is to predict.
+        encoded: What its encoders saw: the batch, or a corrupted one.
+        draws: What was drawn for it.
+        place: Which update this is.
+        samples_seen: Including this update.
+    """
+
+    output: Output
+    batch: Batch
+    encoded: Batch
+    draws: Draws
+    place: Place
+    samples_seen: int
+
+    @property
+    def global_batch(self) -> int:
+        """Rows over all processes."""
+        return self.place.local_batch * self.place.size
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A player's loss: this process's part of it.
+
+    Attributes:
+        total: What is minimised.
+        terms: What it is made of: detached, reduced like the total.
+        factors: Numbers that are the same in every process, such as adaptive weights.
+        pairs: Scenes that the image discriminator compares; None where it has no part in this update.
+    """
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]
+    factors: dict[str, Float[Tensor, ""]]
+    pairs: Pairs | None = None
+
+
+def model_loss(
+    model: SharedLatentAutoencoder,
+    discriminators: nn.ModuleDict,
+    done: Pass,
+    objective: Objective,
+    peers: Peers,
+    *,
+    warmth: float,
+    dataset_size: int,
+    bf16: bool,
+) -> Judged:
+    """The autoencoder's loss; the discriminators' parameters are frozen meanwhile.
+
+    Args:
+        model: Unwrapped.
+        discriminators: Unwrapped.
+        done: The pass.
+        objective: What to minimise.
+        peers: The other processes.
+        warmth: Share of beta's warm-up that is over.
+        dataset_size: Training samples.
+        bf16: Run discriminators of images under bfloat16 autocast.
+    """
+    output = done.output
+    parts: list[Tensor] = []
+    terms: dict[str, Tensor] = {}
+    if output.decoded is not None:
+        bound = negative_elbo(
+            model,
+            output,
+            done.batch,
+            objective,
+            done.draws.views,
+            beta=objective.beta * warmth,
+            global_batch=done.global_batch,
+            total_over_peers=peers.total,
+            samples_seen=done.samples_seen,
+        )
+        parts.append(bound.total)
+        terms |= bound.terms
+        extra = regularise(
+            model,
+            discriminators[LATENT] if LATENT in discriminators else None,
+            output,
+            done.encoded,
+            objective,
+            done.place,
+            peers,
+            warmth=warmth,
+            dataset_size=dataset_size,
+        )
+        if extra:
+            parts.append(extra.total)
+            terms |= extra.terms
+    stage, pairs = _stage(objective, done.samples_seen), None
+    factors: dict[str, Tensor] = {}
+    if IMAGE in discriminators and stage.learns:
+        adversary = objective.adversary
+        assert isinstance(adversary, ImageAdversary)
+        fakes = choose_fakes(adversary.on, output.decoded, output.generated)
+        pairs = pair_up(model, done.batch, fakes, adversary.label_smoothing)
+        if stage.weight > 0.0:
+            player = discriminators[IMAGE]
+            assert isinstance(player, SceneDiscriminator)
+            pull = pull_on_decoders(
+                player, pairs, fakes, adversary.loss, global_batch=done.global_batch, bf16=bf16
+            )
+            factor = _adaptive(adversary, pull, parts, output, peers) * adversary.weight * stage.weight
+            parts.append(factor * pull.term())
+            terms["generator"] = pull.loss
+            factors["adversary_weight"] = factor
+    return Judged(torch.stack(parts).sum(), terms, factors, pairs)
+
+
+def discriminators_loss(
+    model: SharedLatentAutoencoder,
+    discriminators: nn.ModuleDict,
+    wrapped: Mapping[str, nn.Module],
+    done: Pass,
+    pairs: Pairs | None,
+    objective: Objective,
+    peers: Peers,
+    *,
+    bf16: bool,
+) -> Judged | None:
+    """The loss of all discriminators together, which share no parameter; None if none of them learns now.
+
+    Args:
+        model: Unwrapped.
+        discriminators: Unwrapped.
+        wrapped: The same behind whatever averages their gradients over processes.
+        done: The pass.
+        pairs: From `model_loss`.
+        objective: What to minimise.
+        peers: The other processes.
+        bf16: Run discriminators of images under bfloat16 autocast where they have no penalty.
+    """
+    parts: list[Tensor] = []
+    terms: dict[str, Tensor] = {}
+    if pairs is not None:
+        adversary, player = objective.adversary, discriminators[IMAGE]
+        assert isinstance(adversary, ImageAdversary)
+        assert isinstance(player, SceneDiscriminator)
+        told = learn_to_tell(
+            player, wrapped[IMAGE], pairs, adversary, global_batch=done.global_batch, bf16=bf16
+        )
+        parts.append(told.total)
+        terms |= told.terms
+    if LATENT in discriminators:
+        taught = teach_latent_player(
+            model, wrapped[LATENT], done.output, done.encoded, objective, done.place, peers
+        )
+        parts.append(taught.total)
+        terms |= taught.terms
+    return Judged(torch.stack(parts).sum(), terms, {}) if parts else None
+
+
+def _stage(objective: Objective, samples_seen: int) -> Ramp:
+    adversary = objective.adversary
+    return ramp(samples_seen, adversary) if isinstance(adversary, ImageAdversary) else Ramp(0.0, False)
+
+
+def _adaptive(
+    adversary: ImageAdversary, pull: Pull, parts: list[Tensor], output: Output, peers: Peers
+) -> Float[Tensor, ""]:
+    """Factor that makes the discriminator's pull as strong as the reconstruction's; 1 without either."""
+    if not adversary.adaptive or output.decoded is None:
+        return torch.ones((), device=pull.loss.device)
+    at = decoded_tensors(output.decoded)
+    squares = torch.stack([squared_norm(gradient_at(parts[0], at)), squared_norm(pull.gradient)])
+    reconstruction, adversarial = peers.total(squares.double()).sqrt()
+    return adaptive_weight(reconstruction, adversarial).float()
