@@ -41,12 +41,21 @@ class ModalityBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """Aligned samples; every modality of the dataset has an entry, in the order rgb, depth, seg."""
+    """Aligned samples; every modality of the dataset has an entry, in the order rgb, depth, seg.
+
+    Attributes:
+        modalities: The samples: what is to be reconstructed.
+        key: Their names.
+        index: Their numbers.
+        factors: Known factors; None if none is known.
+        seen: The same rows as encoders see them, corrupted; None: as they are.
+    """
 
     modalities: dict[str, ModalityBatch]
     key: tuple[str, ...]
     index: Int[Tensor, " batch"]
     factors: Int[Tensor, "batch factor"] | None = None
+    seen: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.key)
@@ -54,7 +63,8 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor to a device."""
         moved = {name: modality.to(device) for name, modality in self.modalities.items()}
-        return replace(self, modalities=moved, index=self.index.to(device))
+        seen = None if self.seen is None else self.seen.to(device)
+        return replace(self, modalities=moved, index=self.index.to(device), seen=seen)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Some neighbouring rows."""
@@ -63,7 +73,16 @@ class Batch:
             self.key[start:stop],
             self.index[start:stop],
             None if self.factors is None else self.factors[start:stop],
+            None if self.seen is None else self.seen.rows(start, stop),
         )
+
+    def copied(self) -> Batch:
+        """The same samples in tensors of their own, which autograd can use if it is on now."""
+        modalities = {
+            name: ModalityBatch(part.value.clone(), part.present.clone(), part.valid.clone())
+            for name, part in self.modalities.items()
+        }
+        return replace(self, modalities=modalities, index=self.index.clone())
 
     def repeated(self, times: int) -> Batch:
         """The same rows several times, one block after the other."""
@@ -72,6 +91,10 @@ class Batch:
         modalities = {name: modality.repeated(times) for name, modality in self.modalities.items()}
         factors = None if self.factors is None else self.factors.repeat(times, 1)
         return Batch(modalities, self.key * times, self.index.repeat(times), factors)
+
+    def inputs(self) -> Batch:
+        """What encoders see."""
+        return self if self.seen is None else self.seen
 
     def present(self) -> Bool[Tensor, "modality batch"]:
         """Which row has which modality."""
@@ -86,7 +109,7 @@ class PackedBatch:
         value: rgb uint8 (batch height width 3); depth float32 metres, NaN where invalid (batch height
             width); seg uint8, 255 where there is no label (batch height width).
         has: False where a row lacks the modality.
-        key: As in `Batch`, like `index` and `factors`.
+        key: As in `Batch`, like `index`, `factors` and `seen`.
     """
 
     value: dict[str, Shaped[Tensor, "batch ..."]]
@@ -94,6 +117,7 @@ class PackedBatch:
     key: tuple[str, ...]
     index: Int[Tensor, " batch"]
     factors: Int[Tensor, "batch factor"] | None = None
+    seen: PackedBatch | None = None
 
     def __len__(self) -> int:
         return len(self.key)
@@ -112,7 +136,8 @@ class PackedBatch:
             name: _UNPACK[name](value.to(device, non_blocking=True), self.has[name].to(device))
             for name, value in self.value.items()
         }
-        return Batch(modalities, self.key, self.index.to(device), self.factors)
+        seen = None if self.seen is None else self.seen.to(device)
+        return Batch(modalities, self.key, self.index.to(device), self.factors, seen)
 
 
 def _unpack_rgb(

@@ -25,6 +25,7 @@ from pipeline.models.fusion import (
 )
 from pipeline.models.gaussian import Gaussian
 from pipeline.models.implicit import ImplicitPosterior
+from pipeline.models.inversion import invert, mismatch
 from pipeline.models.joint import JointEncoder
 from pipeline.models.networks import build_decoder, build_encoder
 from pipeline.models.variables import Decoded, Experts, Noise, Output, Posterior
@@ -84,7 +85,8 @@ class SharedLatentAutoencoder(nn.Module):
         })
         if self.posterior_kind == "none":
             self.log_scales.requires_grad_(False)  # no likelihood trains them
-        if objective.rgb.density == "bce" and "rgb" in self.log_scales:
+        self.rgb_is_share = objective.rgb.density == "bce"
+        if self.rgb_is_share and "rgb" in self.log_scales:
             self.log_scales["rgb"].requires_grad_(False)
         with_encoders = self.posterior_kind != "none"
         self.joint = (
@@ -129,7 +131,7 @@ class SharedLatentAutoencoder(nn.Module):
                 prior with it.
             prior: Latents from N(0, I) to decode as well.
         """
-        experts = self.encode(batch, noise.dropped)
+        experts = self.encode(batch.inputs(), noise.dropped)
         generated = None if prior is None else self.decode(prior.shared, prior.private, prior.dropped)
         posterior = self.posterior(experts.repeated(given.shape[1] // len(batch)), given)
         shared, private = self.draw(posterior, noise)
@@ -160,11 +162,7 @@ class SharedLatentAutoencoder(nn.Module):
         """Fuse the experts that are both present and given."""
         seen = experts.present & given
         if self.posterior_kind == "none":
-            rows = seen.shape[1]
-            return Posterior(
-                self._prior(rows, self.latent),
-                {n: self._prior(rows, width) for n, width in self.private.items()},
-            )
+            return self._prior(seen.shape[1]) if self.training else self._inverted(experts, seen)
         shared, feature = self._fused(experts, seen)
         private = {
             name: self._private_posterior(name, gaussian, seen[self.modalities.index(name)])
@@ -214,7 +212,7 @@ class SharedLatentAutoencoder(nn.Module):
                 self.decoders[name](latent.to(dtype), dropped.get(f"decode/{name}"))
             )
         if "rgb" in images:
-            images["rgb"] = images["rgb"] + 0.5
+            images["rgb"] = images["rgb"].sigmoid() if self.rgb_is_share else images["rgb"] + 0.5
         return Decoded(images.get("rgb"), images.get("depth"), images.get("seg"))
 
     def scales(self) -> dict[str, Float[Tensor, ""]]:
@@ -258,9 +256,9 @@ class SharedLatentAutoencoder(nn.Module):
                 mean, logvar = feature.chunk(2, dim=1)
                 fused = self._density(codes(*self.code_prior, mean), logvar)
                 return _prior_unless(seen.any(dim=0), fused), None
-            case "moe" | "mmvaeplus":
+            case "moe" | "mmvaeplus" if self.posterior_kind == "gaussian":
                 fuse = mixture_of_experts
-            case "barycentre":
+            case "moe" | "mmvaeplus" | "barycentre":  # of points: their mean, which is a point again
                 fuse = barycentre
             case "poe" | "mopoe" | "mvtcae":
                 return product_of_experts(experts.mean, experts.logvar, seen, self.prior_experts), None
@@ -291,9 +289,38 @@ class SharedLatentAutoencoder(nn.Module):
         mask = seen[:, None]
         return Gaussian(torch.where(mask, gaussian.mean, unseen), torch.where(mask, gaussian.logvar, logvar))
 
-    def _prior(self, rows: int, width: int) -> Gaussian:
-        zero = torch.zeros(rows, width, dtype=self._dtype, device=next(self.parameters()).device)
-        return Gaussian(zero, zero)
+    def _prior(self, rows: int) -> Posterior:
+        def standard(width: int) -> Gaussian:
+            zero = torch.zeros(rows, width, dtype=self._dtype, device=next(self.parameters()).device)
+            return Gaussian(zero, zero)
+
+        return Posterior(standard(self.latent), {n: standard(width) for n, width in self.private.items()})
+
+    def _inverted(self, experts: Experts, seen: Bool[Tensor, "modality rows"]) -> Posterior:
+        """Points whose decoded scenes are most like what is seen; the prior where nothing is."""
+        assert experts.sample is not None
+        sizes = [self.latent, *self.private.values()]
+        with torch.inference_mode(False), torch.enable_grad():
+            batch = experts.sample.copied()
+            rows = {
+                name: seen[self.modalities.index(name)].clone()[:, None, None] for name in batch.modalities
+            }
+            masks = {name: modality.valid & rows[name] for name, modality in batch.modalities.items()}
+            images = {
+                name: self.standardise(part.value, part.valid) if name == "depth" else part.value
+                for name, part in batch.modalities.items()
+            }
+
+            def unlike(code: Float[Tensor, "rows code"]) -> Float[Tensor, " rows"]:
+                shared, *private = code.split(sizes, dim=1)  # type: ignore[no-untyped-call]
+                decoded = self.decode(shared, dict(zip(self.private, private, strict=True)))
+                return mismatch(decoded, images, masks)
+
+            code = invert(unlike, len(batch), sum(sizes), device=batch.index.device, dtype=self._dtype)
+        shared, *private = code.split(sizes, dim=1)  # type: ignore[no-untyped-call]
+        logvar = torch.where(seen.any(dim=0)[:, None], POINT_LOGVAR, 0.0)
+        points = [Gaussian(point, logvar.expand_as(point)) for point in (shared, *private)]
+        return Posterior(points[0], dict(zip(self.private, points[1:], strict=True)))
 
     def _present(self, name: str, batch: Batch) -> Bool[Tensor, " batch"]:
         if name in batch.modalities:

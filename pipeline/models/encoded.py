@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,17 @@ from pipeline.models.variables import Experts, Posterior
 
 @dataclass(frozen=True)
 class Encoded:
-    """Samples and what the frozen encoders say of them, computed once."""
+    """Samples and what the frozen encoders say of them, computed once.
+
+    Attributes:
+        batch: The samples.
+        experts: What encoders say of them.
+        codes: Where there are no encoders: found by inversion, given all that is present.
+    """
 
     batch: Batch
     experts: Experts
+    codes: Posterior | None = None
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -43,15 +50,18 @@ class Encoded:
                 private,
                 None if experts.sample is None else part,
             ),
+            None if self.codes is None else _chosen(self.codes, chosen),
         )
 
     def posterior(self, model: SharedLatentAutoencoder) -> Posterior:
         """Given all that is present in each row."""
+        if self.codes is not None:
+            return self.codes
         return model.posterior(self.experts, self.experts.present)
 
     def present(self, model: SharedLatentAutoencoder) -> dict[str, Bool[Tensor, " batch"]]:
         """Rows that have the modality, for each private latent."""
-        return {name: self.experts.present[model.modalities.index(name)] for name in self.experts.private}
+        return {name: self.experts.present[model.modalities.index(name)] for name in model.private}
 
 
 @torch.no_grad()
@@ -61,10 +71,31 @@ def encoded(model: SharedLatentAutoencoder, batches: Iterable[Batch]) -> Encoded
     Raises:
         ValueError: If there is no batch.
     """
-    parts = [Encoded(batch, model.encode(batch)) for batch in batches]
+    parts = []
+    for batch in batches:
+        experts = model.encode(batch)
+        codes = None if experts.sample is None else model.posterior(experts, experts.present)
+        parts.append(Encoded(batch, experts, codes))
     if not parts:
         raise ValueError("there is no batch to encode")
     return joined(*parts)
+
+
+def _chosen(posterior: Posterior, rows: Int[Tensor, " row"]) -> Posterior:
+    def some(q: Gaussian) -> Gaussian:
+        return Gaussian(q.mean[rows], q.logvar[rows])
+
+    return Posterior(some(posterior.shared), {name: some(q) for name, q in posterior.private.items()})
+
+
+def _joined_codes(parts: Sequence[Posterior]) -> Posterior:
+    def one(each: Sequence[Gaussian]) -> Gaussian:
+        return Gaussian(torch.cat([q.mean for q in each]), torch.cat([q.logvar for q in each]))
+
+    return Posterior(
+        one([part.shared for part in parts]),
+        {name: one([part.private[name] for part in parts]) for name in parts[0].private},
+    )
 
 
 def joined(*parts: Encoded) -> Encoded:
@@ -95,4 +126,5 @@ def joined(*parts: Encoded) -> Encoded:
             private,
             None if experts[0].sample is None else batch,
         ),
+        _joined_codes(codes) if (codes := [part.codes for part in parts if part.codes is not None]) else None,
     )

@@ -102,7 +102,7 @@ def _negative_log_likelihood(pretrained: Pretrained, rows: Encoded, rng: torch.G
     model, objective = pretrained.model, pretrained.objective
     uniform = torch.rand(len(rows), generator=rng)
     given = choose_one_view(pretrained.model_config, rows.experts.present, uniform)
-    posterior = model.posterior(rows.experts, given)
+    posterior = rows.posterior(model) if rows.codes else model.posterior(rows.experts, given)
 
     def draw(gaussian: Gaussian) -> Tensor:
         return gaussian.sample(torch.randn(gaussian.mean.shape, generator=rng))

@@ -1,0 +1,94 @@
+"""Codes of real scenes where there is no encoder: the latents whose decoded scene is most like them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pipeline.data.modality import IGNORE_INDEX
+from pipeline.models.variables import Decoded
+
+STARTS = 16
+"""Latents that every row starts from the best of."""
+
+STEPS = 60
+"""Of Adam."""
+
+SCALE = 0.1
+"""Standard deviation within which RGB and standardised depth are to be met."""
+
+LEARNING_RATE = 0.1
+"""At the first step; it falls to 0 along a cosine."""
+
+Mismatch = Callable[[Tensor], Tensor]
+"""Latents (rows latent) to how unlike each row's scene what they decode to is, in nats."""
+
+
+def invert(
+    mismatch: Mismatch,
+    rows: int,
+    latent: int,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Float[Tensor, "rows latent"]:
+    """Minimise mismatch + |z|^2 / 2 over each row's latent: the most probable one under N(0, I).
+
+    The best of a few fixed draws is where Adam starts. Rows do not depend on each other, nor on
+    anything random.
+
+    Args:
+        mismatch: Latents (rows latent) to nats per row.
+        rows: Number of scenes.
+        latent: Dimensions.
+        device: Of the latents.
+        dtype: Of the latents.
+
+    Source: Creswell & Bharath 2018 (arXiv:1611.05644), inverting the generator with the latent's prior
+        as a regulariser.
+    """
+    generator = torch.Generator().manual_seed(0)
+    starts = torch.randn(STARTS, latent, generator=generator, dtype=torch.float64).to(device, dtype)
+    with torch.no_grad():
+        cost = torch.stack([mismatch(start.expand(rows, -1)) for start in starts])
+    code = starts[cost.argmin(dim=0)].clone().requires_grad_()
+    first, second = torch.zeros_like(code), torch.zeros_like(code)
+    for step in range(1, STEPS + 1):
+        loss = mismatch(code) + 0.5 * code.square().sum(dim=1)
+        (gradient,) = torch.autograd.grad(loss.sum(), code)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.99 * second + 0.01 * gradient.square()
+        rate = LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * (step - 1) / STEPS))
+        direction = (first / (1 - 0.9**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-8)
+        code = (code - rate * direction).detach().requires_grad_()
+    return code.detach()
+
+
+def mismatch(
+    decoded: Decoded, images: Mapping[str, Tensor], seen: Mapping[str, Bool[Tensor, "batch height width"]]
+) -> Float[Tensor, " batch"]:
+    """How unlike scenes are what was decoded: nats per row over the pixels that are seen.
+
+    RGB and standardised depth: squared error over twice the square of `SCALE`; labels: cross-entropy.
+
+    Args:
+        decoded: As the model gives it.
+        images: RGB in 0..1, standardised depth, labels.
+        seen: Pixels to explain.
+    """
+    total = torch.zeros(len(next(iter(seen.values()))), device=next(iter(seen.values())).device)
+    for name, mask in seen.items():
+        location = getattr(decoded, name)
+        if name == "seg":
+            labels = torch.where(mask, images[name], IGNORE_INDEX)
+            cost = F.cross_entropy(location, labels, ignore_index=IGNORE_INDEX, reduction="none")
+            total = total + cost.flatten(1).sum(dim=1)
+        else:
+            error = torch.where(mask[:, None], location - images[name], 0.0)
+            total = total + error.flatten(1).square().sum(dim=1) / (2.0 * SCALE**2)
+    return total
