@@ -3,12 +3,12 @@
 A scene is one image of [RGB in -1..1, standardised depth, its validity, probability of each class],
 0 wherever there is no value. Real scenes and fakes carry the same masks, those of the data, so what is
 missing tells neither from the other. It is held as the patches of 4 x 4 pixels that the network embeds,
-which only rearranges it: the squared gradient at patches is that at pixels.
+which only rearranges it.
 """
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,18 @@ from pipeline.models.variables import Decoded
 
 SLOPE = 0.2
 """Of the leaky ReLU below 0."""
+
+
+class Judgement(NamedTuple):
+    """What a discriminator says of scenes.
+
+    Attributes:
+        logits: Of being real: of every patch row by row, then of the whole scene.
+        embedded: Of each patch, by the first, linear layer.
+    """
+
+    logits: Float[Tensor, "batch logit"]
+    embedded: Float[Tensor, "batch height width feature"]
 
 
 class SceneDiscriminator(nn.Module):
@@ -63,9 +75,10 @@ class SceneDiscriminator(nn.Module):
         whole = torch.ones(1 if heads != "patch" else 0)
         self.register_buffer("weights", torch.cat([each, whole]) / (2.0 if heads == "both" else 1.0))
 
-    def forward(self, scene: Float[Tensor, "batch height width patch"]) -> Float[Tensor, "batch logit"]:
-        """Logits of being real: of every patch row by row, then of the whole scene."""
-        hidden = rearrange(self.embed(scene), "b h w c -> b c h w")
+    def forward(self, scene: Float[Tensor, "batch height width patch"]) -> Judgement:
+        """Judge scenes."""
+        embedded = self.embed(scene)
+        hidden = rearrange(embedded, "b h w c -> b c h w")
         logits = []
         for stage, halving in enumerate(self.halvings):
             hidden = halving(hidden)
@@ -74,7 +87,11 @@ class SceneDiscriminator(nn.Module):
         if self.global_head is not None:
             innermost = rearrange(F.leaky_relu(hidden, SLOPE), "b c h w -> b (h w c)")
             logits.append(self.global_head(innermost))
-        return at_least_float32(torch.cat(logits, dim=1))
+        return Judgement(at_least_float32(torch.cat(logits, dim=1)), embedded)
+
+    def metric(self) -> Float[Tensor, "feature feature"]:
+        """W W^T of the first layer: what a gradient at `embedded` weighs at the scene itself."""
+        return self.embed.weight @ self.embed.weight.T
 
 
 class Halving(nn.Module):

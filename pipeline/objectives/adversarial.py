@@ -84,22 +84,25 @@ def generator_loss(
 
 def gradient_penalty(
     logits: Float[Tensor, "batch logit"],
-    scene: Float[Tensor, "batch ..."],
+    scene: Float[Tensor, "batch *sizes feature"],
     weights: Float[Tensor, " logit"],
+    metric: Float[Tensor, "feature feature"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """|d sum_k sqrt(weight_k) logit_k / d scene|^2 of each row: R1 at real scenes, R2 at fakes.
 
     One logit: the squared gradient of the discriminator. Logits whose receptive fields do not overlap:
-    the mean over logits of their squared gradients, so that a patch is held as firmly as a whole scene
-    is, however many patches there are.
+    the weighted mean of their squared gradients, so that a patch is held as firmly as a whole scene is,
+    however many patches there are.
 
     The graph of the gradient is kept for the discriminator's weights. Not under autocast: squares of
     small bfloat16 gradients, differentiated once more, are noise.
 
     Args:
-        logits: Of the scenes, computed from this very tensor, in which rows do not mix.
-        scene: Requires a gradient.
+        logits: In which rows do not mix, computed from the very tensor that comes next.
+        scene: The scenes; or W scene_p + b of every part p of them, with a `metric`.
         weights: Share of each logit, summing to 1.
+        metric: W W^T. The gradient at a part is then W^T g, with g that at what was embedded, and
+            |W^T g|^2 = g^T W W^T g: the same number, without the gradient of every pixel.
 
     Source: Mescheder, Geiger & Nowozin 2018 (arXiv:1801.04406), equation 9 (R1) and R2 beside it,
         without the factor gamma / 2.
@@ -107,7 +110,8 @@ def gradient_penalty(
     assert not torch.is_autocast_enabled(scene.device.type)
     combined = (logits * weights.to(logits.dtype).sqrt()).sum()
     (gradient,) = torch.autograd.grad(combined, scene, create_graph=True)
-    return gradient.flatten(1).square().sum(dim=1)
+    other = gradient if metric is None else gradient @ metric
+    return (gradient * other).flatten(1).sum(dim=1)
 
 
 @dataclass(frozen=True)

@@ -140,9 +140,9 @@ def pull_on_decoders(
     """
     device = pairs.real.device.type
     with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):
-        real = discriminator(pairs.real)
+        real = discriminator(pairs.real).logits
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
-        fake = discriminator(pairs.fake)
+        fake = discriminator(pairs.fake).logits
     rows = generator_loss(kind, real.repeat(len(pairs.shares), 1), fake, discriminator.weights)
     loss = pairs.by_row(rows).sum() / global_batch
     decoded = tuple(tensor for one in fakes for tensor in decoded_tensors(one))
@@ -173,12 +173,14 @@ def learn_to_tell(
     """
     penalised = section.r1 > 0.0 or section.r2 > 0.0
     rows, weights = len(pairs.real), discriminator.weights
-    scene = torch.cat([pairs.real, pairs.fake]).detach().requires_grad_(penalised)
+    scene = torch.cat([pairs.real, pairs.fake]).detach()
     with torch.autocast(scene.device.type, torch.bfloat16, enabled=bf16 and not penalised):
-        logits = wrapped(scene)
-        real, fake = logits[:rows].repeat(len(pairs.shares), 1), logits[rows:]
-        loss = pairs.by_row(discriminator_loss(section.loss, real, fake, weights))
-        squares = gradient_penalty(logits, scene, weights) if penalised else torch.zeros_like(logits[:, 0])
+        logits, embedded = wrapped(scene)
+        squares = torch.zeros_like(logits[:, 0])
+        if penalised:
+            squares = gradient_penalty(logits, embedded, weights, discriminator.metric())
+    real, fake = logits[:rows].repeat(len(pairs.shares), 1), logits[rows:]
+    loss = pairs.by_row(discriminator_loss(section.loss, real, fake, weights))
     r1, r2 = squares[:rows], pairs.by_row(squares[rows:])
     total = loss + 0.5 * section.r1 * r1 + 0.5 * section.r2 * r2
     real_logit, fake_logit = (logits @ weights.to(logits.dtype)).split([rows, len(logits) - rows])
