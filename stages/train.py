@@ -109,6 +109,7 @@ def _train(
         world_size=world.size,
         loading=train.loading,
         augment=train.augment,
+        corruption=config.objective.corruption,
         mix=train.mix,
         say=context.progress.say,
     )

@@ -13,10 +13,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipeline.config.schema import Objective
+from pipeline.config.objective import Objective
 from pipeline.data.batch import Batch, ModalityBatch
 from pipeline.data.modality import IGNORE_INDEX
-from pipeline.models.autoencoder import Decoded, SharedLatentAutoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder
+from pipeline.models.variables import Decoded
 
 
 def nll(
@@ -33,8 +34,11 @@ def nll(
         mask = event_mask(modality)
         match name:
             case "rgb" if decoded.rgb is not None:
-                rows[name] = located_nll(
-                    decoded.rgb, modality.value, mask, scales[name], objective.rgb.density
+                density = objective.rgb.density
+                rows[name] = (
+                    cross_entropy(decoded.rgb, modality.value, mask)
+                    if density == "bce"
+                    else located_nll(decoded.rgb, modality.value, mask, scales[name], density)
                 )
             case "depth" if decoded.depth is not None:
                 target = model.standardise(modality.value, mask)
@@ -67,6 +71,30 @@ def located_nll(
             )
         case "laplace":
             return error.abs().sum(dim=1) / scale + events * (scale.log() + math.log(2.0))
+
+
+def cross_entropy(
+    share: Float[Tensor, "batch channel height width"],
+    value: Float[Tensor, "batch channel height width"],
+    valid: Bool[Tensor, "batch height width"],
+) -> Float[Tensor, " batch"]:
+    """-x ln y - (1 - x) ln(1 - y), summed over channels of valid pixels: least where y = x, but not 0 there.
+
+    No density over values between 0 and 1, whose normaliser it lacks (Loaiza-Ganem & Cunningham 2019,
+    arXiv:1907.06845), so totals with it bound no log p(x). It is one of values that are 0 or 1, and else
+    a robust error: its gradient at the logit of y is y - x.
+
+    Args:
+        share: y, in 0..1: the sigmoid of what a network gives.
+        value: x, in 0..1.
+        valid: Where there is a value.
+
+    Source: Vincent et al. 2008 (ICML), equation 2; Kingma & Welling 2013 (arXiv:1312.6114), appendix C.1.
+    """
+    mask = valid[:, None]
+    share, value = torch.where(mask, share, 0.5), torch.where(mask, value, 0.0)
+    cost = F.binary_cross_entropy(share, value.to(share.dtype), reduction="none")
+    return torch.where(mask, cost, 0.0).flatten(1).sum(dim=1)
 
 
 def categorical_nll(

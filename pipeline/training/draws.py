@@ -70,7 +70,7 @@ def draw(
     subsets = config.seen_in_training
     choices = config.subsampled_terms if subsets == "subsampled" else 1
     choice = uniform(place.seed, place.step, rows, "subset", choices)
-    views = choose_views(config.fusion, subsets, batch.present().cpu(), choice)
+    views = choose_views(config.fusion, subsets, batch.inputs().present().cpu(), choice)
     views = views.repeated(_draws_per_view(objective)).to(parameter.device)
 
     def normals(stream: str, width: int, blocks: int) -> Float[Tensor, "rows width"]:

@@ -31,10 +31,12 @@ class Layout:
     Attributes:
         modalities: In the order rgb, depth, seg.
         image_size: Height and width.
+        corrupted: Whether beside every sample there is what encoders see of it.
     """
 
     modalities: tuple[str, ...]
     image_size: int
+    corrupted: bool = False
 
     def shape(self, modality: str) -> tuple[int, ...]:
         """Of one picture."""
@@ -62,16 +64,23 @@ class Layout:
             used = prod(shape) * dtype.itemsize
             views[name] = flat[start : start + used].view(dtype).reshape(shape)
             start += size
-        return Arrays(
-            value={m: views[m] for m in self.modalities},
-            present={m: views[f"has {m}"] for m in self.modalities},
-            key=views["key"],
-            memory=flat,
-        )
+
+        def arrays(whose: str, seen: Arrays | None = None) -> Arrays:
+            return Arrays(
+                value={m: views[whose + m] for m in self.modalities},
+                present={m: views[f"has {whose}{m}"] for m in self.modalities},
+                key=views["key"],
+                memory=flat,
+                seen=seen,
+            )
+
+        return arrays("", arrays("seen ") if self.corrupted else None)
 
     def _parts(self, rows: int) -> list[tuple[str, np.dtype[Any], tuple[int, ...], int]]:
-        parts = [(m, self.dtype(m), (rows, *self.shape(m))) for m in self.modalities]
-        parts += [(f"has {m}", np.dtype(bool), (rows,)) for m in self.modalities]
+        parts: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
+        for whose in ("", "seen ") if self.corrupted else ("",):
+            parts += [(whose + m, self.dtype(m), (rows, *self.shape(m))) for m in self.modalities]
+            parts += [(f"has {whose}{m}", np.dtype(bool), (rows,)) for m in self.modalities]
         parts += [("key", np.dtype((np.bytes_, LONGEST_KEY)), (rows,))]
         return [
             (name, dtype, shape, -(-prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT)
@@ -89,12 +98,14 @@ class Arrays:
         present: False where a row lacks the modality; it is filled with 0, NaN or 255.
         key: Names of the samples.
         memory: What all of these are views of.
+        seen: What encoders see in place of the samples; None: the samples.
     """
 
     value: dict[str, Shaped[np.ndarray, "row ..."]]
     present: dict[str, Bool[np.ndarray, " row"]]
     key: Shaped[np.ndarray, " row"]
     memory: UInt8[np.ndarray, " byte"]
+    seen: "Arrays | None" = None
 
     def lacks(self, modality: str, row: int) -> None:
         """Fill a row that lacks a modality."""

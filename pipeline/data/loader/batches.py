@@ -6,15 +6,17 @@ of the order, and rank r the r-th of `world_size` equal, contiguous parts of the
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int64
 
+from pipeline.config.objective import Corruption
 from pipeline.config.training import Augment, Loading, MixedDataset
 from pipeline.data.batch import Batch, PackedBatch
 from pipeline.data.loader.arrays import Arrays, Slots
 from pipeline.data.loader.augment import Augmentation
+from pipeline.data.loader.corrupt import CorruptionProcess
 from pipeline.data.loader.dataset import ShardedDataset, packed_batch
 from pipeline.data.loader.filling import Filler, Recipe, Task
 from pipeline.data.loader.keeping import Keeper
@@ -57,6 +59,7 @@ def training_batches(
     world_size: int,
     loading: Loading | None = None,
     augment: Augment | None = None,
+    corruption: Corruption | None = None,
     mix: Sequence[MixedDataset] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> Generator[PackedBatch]:
@@ -74,13 +77,14 @@ def training_batches(
         world_size: How many there are.
         loading: Worker processes, memory for decoded samples, streams.
         augment: Random changes of each sample.
+        corruption: What is done to what encoders see of each sample, the batch's `seen`.
         mix: Other datasets to draw from as well.
         say: Told what a person should know.
 
     Raises:
         InputError: If the split is empty, the batch cannot be divided, or datasets do not fit together.
     """
-    loading, augment = loading or Loading(), augment or Augment()
+    loading, augment, corruption = loading or Loading(), augment or Augment(), corruption or Corruption()
     _refuse_indivisible(global_batch, world_size, loading.streams, mixed=bool(mix))
     mixture = Mixture(
         [dataset, *(ShardedDataset(part.dataset) for part in mix)],
@@ -93,11 +97,16 @@ def training_batches(
     keeper = Keeper(mixture, loading.cache_gib, say)
     local_batch = global_batch // world_size
     recipe = Recipe(
-        layout=dataset.store.layout,
+        layout=replace(dataset.store.layout, corrupted=corruption.any),
         rows=local_batch,
         stores=tuple(one.store for one in mixture.datasets),
         kept=keeper.kept,
         augmentation=Augmentation(seed, **augment.model_dump()),
+        corruption=(
+            CorruptionProcess(seed, len(dataset.info.class_names), **corruption.model_dump())
+            if corruption.any
+            else None
+        ),
     )
 
     def plans() -> Iterator[Plan]:
@@ -112,7 +121,11 @@ def training_batches(
 
 
 def sequential_batches(
-    dataset: ShardedDataset, split: str, batch: int, limit: int | None = None
+    dataset: ShardedDataset,
+    split: str,
+    batch: int,
+    limit: int | None = None,
+    corruption: CorruptionProcess | None = None,
 ) -> Iterator[Batch]:
     """The rows of a split in their stored order; the last batch may be smaller.
 
@@ -121,10 +134,11 @@ def sequential_batches(
         split: Which split of it.
         batch: Samples at once.
         limit: Stop after so many samples.
+        corruption: What encoders see of them; None: all.
     """
     count = dataset.length(split) if limit is None else min(limit, dataset.length(split))
     for first in range(0, count, batch):
-        yield dataset.read(split, np.arange(first, min(first + batch, count)))
+        yield dataset.read(split, np.arange(first, min(first + batch, count)), corruption)
 
 
 def _plan(mixture: Mixture, keeper: Keeper, position: int, count: int) -> Plan:

@@ -1,6 +1,7 @@
 """Reads any rows of a dataset directory."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Int64
 from pipeline.data.batch import Batch, PackedBatch
 from pipeline.data.loader.arrays import Arrays, Layout
 from pipeline.data.loader.copies import Copies
+from pipeline.data.loader.corrupt import CorruptionProcess
 from pipeline.data.loader.fetching import Fetching
 from pipeline.data.loader.files import ShardFiles
 from pipeline.data.loader.location import located
@@ -76,16 +78,31 @@ class ShardedDataset:
         """Number of samples in a split; 0 if there is no such split."""
         return len(self._splits[split]) if split in self._splits else 0
 
-    def read(self, split: str, rows: Sequence[int] | Int64[np.ndarray, " row"]) -> Batch:
+    def read(
+        self,
+        split: str,
+        rows: Sequence[int] | Int64[np.ndarray, " row"],
+        corruption: CorruptionProcess | None = None,
+    ) -> Batch:
         """Some samples of a split by row number, in the order asked for.
+
+        Args:
+            split: Which split.
+            rows: Which rows of it.
+            corruption: What encoders see of them (as in epoch 0); None: all.
 
         Raises:
             IndexError: If the split has no such row.
             InputError: If a shard cannot be read or does not hold what the index says.
         """
-        return self.packed(split, rows).unpack()
+        return self.packed(split, rows, corruption).unpack()
 
-    def packed(self, split: str, rows: Sequence[int] | Int64[np.ndarray, " row"]) -> PackedBatch:
+    def packed(
+        self,
+        split: str,
+        rows: Sequence[int] | Int64[np.ndarray, " row"],
+        corruption: CorruptionProcess | None = None,
+    ) -> PackedBatch:
         """The same as they are stored.
 
         Raises:
@@ -97,9 +114,12 @@ class ShardedDataset:
             raise IndexError(
                 f"rows {wanted.min()}..{wanted.max()} of {split}, which has {self.length(split)}"
             )
-        arrays = self.store.layout.arrays(bytearray(self.store.layout.bytes_for(len(wanted))), len(wanted))
+        layout = replace(self.store.layout, corrupted=corruption is not None)
+        arrays = layout.arrays(bytearray(layout.bytes_for(len(wanted))), len(wanted))
         if len(wanted):
             self._reader.fill(self.places(split, wanted), arrays, np.arange(len(wanted)))
+            if corruption is not None:
+                corruption.apply(arrays, np.zeros_like(wanted), wanted)
         return packed_batch(arrays, wanted, self.factors(split, wanted))
 
     def places(self, split: str, rows: Int64[np.ndarray, " row"]) -> Places:
@@ -150,10 +170,12 @@ def packed_batch(
     arrays: Arrays, index: Int64[np.ndarray, " row"], factors: Int64[np.ndarray, "row factor"] | None
 ) -> PackedBatch:
     """Arrays as tensors that share their memory."""
+    seen = None if arrays.seen is None else packed_batch(arrays.seen, index, factors)
     return PackedBatch(
         value={name: torch.from_numpy(array) for name, array in arrays.value.items()},
         has={name: torch.from_numpy(array) for name, array in arrays.present.items()},
         key=arrays.keys(),
         index=torch.from_numpy(index),
         factors=None if factors is None else torch.from_numpy(factors),
+        seen=seen,
     )

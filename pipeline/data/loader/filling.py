@@ -13,6 +13,7 @@ from jaxtyping import Int64, Shaped
 
 from pipeline.data.loader.arrays import Arrays, Layout
 from pipeline.data.loader.augment import Augmentation
+from pipeline.data.loader.corrupt import CorruptionProcess
 from pipeline.data.loader.places import Places
 from pipeline.data.loader.reader import Reader, Store
 
@@ -108,6 +109,7 @@ class Recipe:
         stores: The datasets.
         kept: Decoded samples of each; None where they are not kept.
         augmentation: How samples are changed.
+        corruption: What encoders see of them then; None: all.
     """
 
     layout: Layout
@@ -115,6 +117,7 @@ class Recipe:
     stores: tuple[Store, ...]
     kept: tuple[Kept | None, ...]
     augmentation: Augmentation
+    corruption: CorruptionProcess | None = None
 
 
 class Filler:
@@ -123,7 +126,7 @@ class Filler:
     def __init__(self, recipe: Recipe) -> None:
         self._readers = [Reader(store) for store in recipe.stores]
         self._kept = [kept.arrays() if kept else None for kept in recipe.kept]
-        self._augmentation = recipe.augmentation
+        self._augmentation, self._corruption = recipe.augmentation, recipe.corruption
 
     def fill(self, task: Task, arrays: Arrays) -> None:
         """Make a batch.
@@ -140,6 +143,8 @@ class Filler:
             elif kept:
                 _copy(kept, part.rows, arrays, part.at)
         self._augmentation.apply(arrays, task.epoch, task.sample)
+        if self._corruption is not None:
+            self._corruption.apply(arrays, task.epoch, task.sample)
 
     def close(self) -> None:
         """Close the tars."""
