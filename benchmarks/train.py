@@ -1,47 +1,63 @@
 """How fast training is: samples per second and per CPU-second of one update on random 64 px scenes.
 
-    python benchmarks/train.py [--batch 64] [--threads 1] [--rounds 5] [--json FILE]
+    python benchmarks/train.py [--only PATTERN ...] [--batch 64] [--threads 1] [--rounds 5] [--json FILE]
 
-Three loops are timed in turn, round after round, and the median round counts:
+Every contestant has its turn, round after round, and the median round counts. Lines are `system: who`:
 
-- `triptych`: the whole update, as the train stage runs it.
-- `bare loop`: the same networks in the shortest loop that trains them (no masks, no exact noise, no
-  average of weights, no gradient norm), which shows what those cost.
-- `plain network`: that loop with four stride-2 4x4 convolutions each way, widths w, 2w, 4w, 8w, group
-  norm and ReLU, the textbook choice.
+- `MoPoE, MVTCAE`: RGB, depth and labels; `VAE, AAE, VAE-GAN`: RGB alone. Everybody has the same plain
+  network (`model.network: plain`), the same latents, none of them private, and the same densities.
+- `triptych`: the whole update, as the train stage runs it, noise, masks, averaged weights and all, from a
+  batch as the loader gives it; in fp32, and under bf16 autocast where the processor computes that natively.
+- `multivae`, `pythae`: what their trainers do for an update, with their own defaults, from tensors that are
+  ready (standardised, one-hot), which costs them nothing here.
+- `default network: triptych` beside `bare loop`, the same networks in the shortest loop that trains them (no
+  masks, no exact noise, no average of weights, no gradient norm), and that of plain networks with group norm.
+
+Peers that are not installed are left out; benchmarks/model_peers.txt says how to install them.
 """
 
 import argparse
 import copy
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
+import model_peers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.config.schema import Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
 from pipeline.config.training import Train
 from pipeline.data.batch import Batch, ModalityBatch
 from pipeline.data.modality import DatasetInfo, DepthStatistics
 from pipeline.models.autoencoder import build_autoencoder
-from pipeline.models.networks import Decoder, Encoder
+from pipeline.models.networks import build_decoder, build_encoder
+from pipeline.orchestration.distributed import native_bf16
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.update import Rules, make_optimizer, make_update
 
-SIZE, CLASSES = 64, 8
+SIZE, CLASSES, LATENT = 64, 8, 32
+PLAIN = Model(network="plain", norm="none", width=32, latent=LATENT, private={})
+MODALITIES = ("rgb", "depth", "seg")
 CHANNELS = {"rgb": 3, "depth": 1, "seg": CLASSES}
-INFO = DatasetInfo(
-    modalities=("rgb", "depth", "seg"),
-    class_names=tuple(str(label) for label in range(CLASSES)),
-    image_size=SIZE,
-    counts={"train": 1},
-    depth=DepthStatistics(3.0, 1.0, 1.0, 5.0, 1.0, 0.3),
-)
+SCALE = 0.1
+
+SYSTEMS = {
+    "MoPoE": ("mopoe", MODALITIES),
+    "MVTCAE": ("mvtcae", MODALITIES),
+    "VAE": ("poe", ("rgb",)),
+}
+"""Fusion and modalities."""
+
+MULTIVAE = ("MoPoE", "MVTCAE")
+PYTHAE = {"VAE": "VAE", "AAE": "Adversarial_AE", "VAE-GAN": "VAEGAN"}
 
 Step = Callable[[], object]
 
@@ -51,34 +67,64 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--only", nargs="+", default=["*"], help="patterns of lines, such as 'MoPoE: *'")
     parser.add_argument("--batch", type=int, default=Train().batch)
-    parser.add_argument("--width", type=int, default=Model().width)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--bf16", choices=["auto", "always", "never"], default="auto")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    batch, config = random_batch(arguments.batch), Model(width=arguments.width)
-    plain = {name: (plain_encoder, plain_decoder) for name in CHANNELS}
-    ours = {name: (Encoder, Decoder) for name in CHANNELS}
-    steps: dict[str, Step] = {
-        "triptych": triptych_step(config, batch),
-        "bare loop": bare_step(config, batch, ours),
-        "plain network": bare_step(config, batch, plain),
-    }
+    bf16 = arguments.bf16 == "always" or (arguments.bf16 == "auto" and native_bf16(torch.device("cpu")))
+    if not bf16:
+        print("bf16 is left out: this processor does not compute it natively (--bf16 always)")
+    makers = contestants(arguments.batch, bf16=bf16)
+    steps = {name: make() for name, make in makers.items() if any(fnmatch(name, p) for p in arguments.only)}
     rates = measure(steps, arguments.batch, arguments.rounds)
-    setting = f"batch {arguments.batch}, width {arguments.width}, {arguments.threads} thread(s)"
-    print(f"{setting}, torch {torch.__version__}")
-    print(f"{'':14}{'samples/s':>12}{'samples/CPU-s':>16}")
+    print(f"batch {arguments.batch}, {arguments.threads} thread(s), torch {torch.__version__}")
+    print(f"{'':32}{'samples/s':>10}{'per CPU-s':>11}{'x peer':>8}")
     for name, rate in rates.items():
-        print(f"{name:14}{rate['samples_per_s']:12.0f}{rate['samples_per_cpu_s']:16.0f}")
+        rate["times_peer"] = times_peer(name, rates)
+        ratio = f"{rate['times_peer']:8.2f}" if rate["times_peer"] else ""
+        print(f"{name:32}{rate['samples_per_s']:10.0f}{rate['samples_per_cpu_s']:11.0f}{ratio}")
     if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"batch": arguments.batch, "threads": arguments.threads, **rates}, indent=1)
-        )
+        setting = {"batch": arguments.batch, "threads": arguments.threads, "torch": torch.__version__}
+        arguments.json.write_text(json.dumps(setting | rates, indent=1))
 
 
-def measure(steps: dict[str, Step], batch: int, rounds: int) -> dict[str, dict[str, float]]:
+def contestants(batch_size: int, *, bf16: bool) -> dict[str, Callable[[], Step]]:
+    """What can be measured here; models are built when they are called for."""
+    batch, makers = random_batch(batch_size), {}
+    precisions = {"fp32": False} | ({"bf16": True} if bf16 else {})
+    has = {peer: model_peers.installed(peer) for peer in ("multivae", "pythae")}
+    for peer in (name for name, there in has.items() if not there):
+        print(f"{peer} is left out: {model_peers.INSTALL}")
+    for system in (*SYSTEMS, *PYTHAE):
+        if system in MULTIVAE and has["multivae"]:
+            makers[f"{system}: multivae"] = partial(multivae_step, system, batch)
+        if system in PYTHAE and has["pythae"]:
+            makers[f"{system}: pythae"] = partial(pythae_step, PYTHAE[system], batch)
+        for precision, low in precisions.items() if system in SYSTEMS else ():
+            makers[f"{system}: triptych {precision}"] = partial(system_step, system, batch, bf16=low)
+    for precision, low in precisions.items():
+        make = partial(triptych_step, Model(), MODALITIES, batch, bf16=low)
+        makers[f"default network: triptych {precision}"] = make
+    makers["default network: bare loop"] = partial(bare_step, Model(), batch)
+    grouped = Model(network="plain", norm="group")
+    makers["plain, group norm: bare loop"] = partial(bare_step, grouped, batch)
+    return makers
+
+
+def times_peer(name: str, rates: dict[str, dict[str, float | None]]) -> float | None:
+    """Samples per CPU-second relative to the peer's of the same system."""
+    system, _, who = name.partition(": ")
+    peer = next((rates[f"{system}: {p}"] for p in ("multivae", "pythae") if f"{system}: {p}" in rates), None)
+    if peer is None or not who.startswith("triptych"):
+        return None
+    return float(rates[name]["samples_per_cpu_s"] or 0) / float(peer["samples_per_cpu_s"] or 1)
+
+
+def measure(steps: dict[str, Step], batch: int, rounds: int) -> dict[str, dict[str, float | None]]:
     """Median rates over rounds in which every loop has its turn."""
     for step in steps.values():
         step()
@@ -101,11 +147,19 @@ def measure(steps: dict[str, Step], batch: int, rounds: int) -> dict[str, dict[s
     }
 
 
-def triptych_step(config: Model, batch: Batch) -> Step:
+def system_step(system: str, batch: Batch, *, bf16: bool) -> Step:
+    """Ours, as near to the peer's as choices go."""
+    fusion, modalities = SYSTEMS[system]
+    return triptych_step(PLAIN.model_copy(update={"fusion": fusion}), modalities, batch, bf16=bf16)
+
+
+def triptych_step(config: Model, modalities: tuple[str, ...], batch: Batch, *, bf16: bool) -> Step:
     """The update of the train stage."""
-    model, train = build_autoencoder(config, Objective(), INFO, seed=0), Train(batch=len(batch))
+    train = Train(batch=len(batch))
+    model = build_autoencoder(config, Objective(), scene_info(modalities), seed=0)
+    batch = Batch({name: batch.modalities[name] for name in modalities}, batch.key, batch.index)
     state = TrainingState(model, copy.deepcopy(model), make_optimizer(model, train))
-    update = make_update(state, model, Rules(config, Objective(), train, seed=0))
+    update = make_update(state, model, Rules(config, Objective(), train, seed=0, bf16=bf16))
 
     def step() -> None:
         update(batch)
@@ -114,19 +168,46 @@ def triptych_step(config: Model, batch: Batch) -> Step:
     return step
 
 
-def bare_step(config: Model, batch: Batch, networks: dict[str, tuple[Callable[..., nn.Module], ...]]) -> Step:
+def multivae_step(kind: str, batch: Batch) -> Step:
+    """Multivae's trainer."""
+    model = model_peers.multivae_model(kind, CHANNELS, LATENT, SCALE, plain_encoder, plain_decoder)
+    return model_peers.multivae_step(model, model_peers.inputs(batch, scene_info(MODALITIES)))
+
+
+def pythae_step(kind: str, batch: Batch) -> Step:
+    """Pythae's trainers."""
+    image = batch.modalities["rgb"].value - 0.5
+    networks = plain_encoder(3, 2 * LATENT), plain_decoder(LATENT, 3)
+    return model_peers.pythae_step(kind, image, LATENT, *networks, plain_discriminator(3))
+
+
+def plain_encoder(channels: int, out_features: int) -> nn.Module:
+    """Four convolutions of stride 2 and a linear layer."""
+    return build_encoder(PLAIN, channels, SIZE, out_features // 2, 0, statistics=2)
+
+
+def plain_decoder(in_features: int, channels: int) -> nn.Module:
+    """Its mirror image."""
+    return build_decoder(PLAIN, in_features, 0, channels, SIZE)
+
+
+def plain_discriminator(channels: int) -> list[nn.Module]:
+    """Layers of the shape of `plain_encoder`, the last giving a probability."""
+    widths = [channels, *(PLAIN.width * 2**stage for stage in range(4))]
+    layers = [nn.Sequential(nn.Conv2d(a, b, 4, 2, 1), nn.ReLU()) for a, b in pairwise(widths)]
+    return [*layers, nn.Sequential(nn.Flatten(), nn.Linear(16 * widths[-1], 1), nn.Sigmoid())]
+
+
+def bare_step(config: Model, batch: Batch) -> Step:
     """A product of experts with reparameterisation and fixed scales, and nothing else."""
-    features = {name: config.latent + config.private.get(name, 0) for name in CHANNELS}
-    encoders, decoders = nn.ModuleDict(), nn.ModuleDict()
-    for name, (encoder, decoder) in networks.items():
-        encoders[name] = encoder(CHANNELS[name], SIZE, 2 * features[name], config.width)
-        decoders[name] = decoder(features[name], CHANNELS[name], SIZE, config.width)
-    model = nn.ModuleList([encoders, decoders]).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    model = build_autoencoder(config, Objective(), scene_info(MODALITIES), seed=0)
+    networks = [*model.encoders.parameters(), *model.decoders.parameters()]
+    optimizer = torch.optim.Adam(networks, lr=1e-3, fused=True)
     labels = batch.modalities["seg"].value
+    depth = batch.modalities["depth"].value - 3.0
     images = {
         "rgb": batch.modalities["rgb"].value,
-        "depth": batch.modalities["depth"].value - 3.0,
+        "depth": torch.cat([depth, torch.ones_like(depth)], dim=1),
         "seg": F.one_hot(labels, CLASSES).permute(0, 3, 1, 2).float(),
     }
     images = {name: image.contiguous(memory_format=torch.channels_last) for name, image in images.items()}
@@ -136,21 +217,21 @@ def bare_step(config: Model, batch: Batch, networks: dict[str, tuple[Callable[..
         return mean + torch.randn_like(mean) * (0.5 * logvar).exp(), kl
 
     def step() -> None:
-        moments = {name: encoders[name](images[name]).chunk(2, dim=1) for name in CHANNELS}
-        precision = torch.stack([logvar[:, : config.latent].neg().exp() for _, logvar in moments.values()])
-        mean = torch.stack([mean[:, : config.latent] for mean, _ in moments.values()])
+        moments = {name: model.encoders[name](images[name]).chunk(2, dim=1) for name in CHANNELS}
+        precision = torch.stack([logvar[:, :LATENT].neg().exp() for _, logvar in moments.values()])
+        mean = torch.stack([mean[:, :LATENT] for mean, _ in moments.values()])
         total = precision.sum(0) + 1
         shared, loss = draw((precision * mean).sum(0) / total, -total.log())
         for name, (mean, logvar) in moments.items():
             latent = shared
             if name in config.private:
-                private, kl = draw(mean[:, config.latent :], logvar[:, config.latent :])
+                private, kl = draw(mean[:, LATENT:], logvar[:, LATENT:])
                 latent, loss = torch.cat([shared, private], dim=1), loss + kl
-            image = decoders[name](latent)
+            image = model.decoders[name](latent)
             if name == "seg":
                 loss = loss + F.cross_entropy(image, labels, reduction="sum")
             else:
-                loss = loss + (image - images[name]).square().sum()
+                loss = loss + (image - images[name][:, : CHANNELS[name]]).square().sum()
         optimizer.zero_grad()
         (loss / len(labels)).backward()
         optimizer.step()
@@ -158,26 +239,15 @@ def bare_step(config: Model, batch: Batch, networks: dict[str, tuple[Callable[..
     return step
 
 
-def plain_encoder(channels: int, image_size: int, out_features: int, width: int) -> nn.Module:
-    """Four halvings at 64 px, then one linear layer."""
-    layers: list[nn.Module] = []
-    stages = round(math.log2(image_size // 4))
-    for stage in range(stages):
-        after = width * 2**stage
-        layers += [nn.Conv2d(channels, after, 4, 2, 1), nn.GroupNorm(8, after), nn.ReLU()]
-        channels = after
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * channels, out_features))
-
-
-def plain_decoder(in_features: int, channels: int, image_size: int, width: int) -> nn.Module:
-    """The mirror image of `plain_encoder`."""
-    stages = round(math.log2(image_size // 4))
-    before = width * 2 ** (stages - 1)
-    layers: list[nn.Module] = [nn.Linear(in_features, 16 * before), nn.Unflatten(1, (before, 4, 4))]
-    for _ in range(stages - 1):
-        layers += [nn.ConvTranspose2d(before, before // 2, 4, 2, 1), nn.GroupNorm(8, before // 2), nn.ReLU()]
-        before //= 2
-    return nn.Sequential(*layers, nn.ConvTranspose2d(before, channels, 4, 2, 1))
+def scene_info(modalities: tuple[str, ...]) -> DatasetInfo:
+    """What `random_batch` is of."""
+    return DatasetInfo(
+        modalities=modalities,
+        class_names=tuple(str(label) for label in range(CLASSES)) if "seg" in modalities else (),
+        image_size=SIZE,
+        counts={"train": 1},
+        depth=DepthStatistics(3.0, 1.0, 1.0, 5.0, 1.0, 0.3) if "depth" in modalities else None,
+    )
 
 
 def random_batch(rows: int) -> Batch:

@@ -1,0 +1,361 @@
+"""How good reconstructions and translations are at equal samples, beside multivae 1.0.3, on rooms at 64 px.
+
+    python benchmarks/quality.py --out DIR [--only SYSTEM ...] [--seeds 0 1 2] [--samples 100000]
+                                 [--threads 1] [--json FILE] [--dry-run]
+
+Everybody gets the same rooms in the same order, the same split, optimiser (AdamW), schedules (learning rate,
+beta), average of weights and, but for the last system, the same network (`model.network: plain`); every
+direction is decoded from the mean of the posterior of what is given and scored by pipeline.metrics.fidelity.
+
+- `multivae-mopoe`, `multivae-mvtcae`: their own defaults (MVTCAE: alpha .1, beta 2.5), RGB normal, depth
+  Laplace, both with each of --scales, labels categorical. In the table the best scale counts, cell by cell.
+- `triptych-...`: presets of this project, whose scales are learned.
+
+DIR gets the rooms and one JSON file per training, `SYSTEM-seedN[-scaleS].json`. What is there is not trained
+again, so the whole can be run in pieces, also side by side. Peers that are not installed are left out;
+benchmarks/model_peers.txt says how to install them.
+"""
+
+import argparse
+import copy
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import model_peers
+import torch
+from quality_table import GIVEN, summarise, table
+from torch import nn
+
+from pipeline.config.data import Data
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
+from pipeline.config.sources import RoomsSource
+from pipeline.config.training import Loading, Train
+from pipeline.data.batch import Batch
+from pipeline.data.loader.batches import sequential_batches, training_batches
+from pipeline.data.loader.dataset import ShardedDataset
+from pipeline.data.modality import DatasetInfo
+from pipeline.data.scenes.samples import RoomSamples
+from pipeline.data.shards.dataset import write_dataset
+from pipeline.data.sources.scenes import open_rooms
+from pipeline.metrics.fidelity import MIN_DEPTH_M, Fidelity, Prediction, predict
+from pipeline.models.autoencoder import build_autoencoder
+from pipeline.models.networks import build_decoder, build_encoder
+from pipeline.training.checkpoint import TrainingState
+from pipeline.training.ema import update_average
+from pipeline.training.schedule import learning_rate_share, warm_up
+from pipeline.training.update import Rules, make_optimizer, make_update
+
+PLAIN = Model(network="plain", norm="none", width=32, latent=32)
+
+PEERS = {"multivae-mopoe": "MoPoE", "multivae-mvtcae": "MVTCAE"}
+PRESETS = {
+    "triptych-mopoe": PLAIN,
+    "triptych-mvtcae": PLAIN.model_copy(update={"fusion": "mvtcae"}),
+    "triptych-default": Model(latent=PLAIN.latent),
+}
+"""This project's; those with the plain network get --norm."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trainings have in common; it is written into every result, and results must agree in it.
+
+    Attributes:
+        samples: Each training sees.
+        rooms: Rendered, tenth of them for testing.
+        batch: Samples per update.
+        learning_rate: Peak.
+        norm: Of the plain network: `none` or `group`.
+    """
+
+    samples: int
+    rooms: int
+    batch: int
+    learning_rate: float
+    norm: str
+
+    def train(self) -> Train:
+        """The optimisation of everybody."""
+        warm_up_samples = min(Train().warmup_samples, self.samples // 8)
+        return Train(
+            samples=self.samples,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            warmup_samples=warm_up_samples,
+            precision="fp32",
+            loading=Loading(cache_gib=2.0),
+        )
+
+    def objective(self) -> Objective:
+        """Densities and beta's schedule."""
+        return Objective(beta_warmup_samples=self.train().warmup_samples)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One of the trainings there are.
+
+    Attributes:
+        system: Name.
+        seed: Of weights, order and noise.
+        scale: Of a peer's densities; None where they are learned.
+    """
+
+    system: str
+    seed: int
+    scale: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.system}-seed{self.seed}" + ("" if self.scale is None else f"-scale{self.scale:g}")
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A system that learns.
+
+    Attributes:
+        update: Learn from a batch; called with how many samples were seen before.
+        predict: A batch's scenes from the mean of the posterior of what is given.
+    """
+
+    update: Callable[[Batch, int], None]
+    predict: Callable[[Batch, Sequence[str]], Prediction]
+
+
+def main() -> None:
+    """Train what is missing, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    systems = [*PEERS, *PRESETS]
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=systems, default=systems, metavar="SYSTEM")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.03, 0.1, 0.3])
+    parser.add_argument("--samples", type=int, default=100_000)
+    parser.add_argument("--rooms", type=int, default=12_000)
+    parser.add_argument("--batch", type=int, default=Train().batch)
+    parser.add_argument("--learning-rate", type=float, default=Train().learning_rate)
+    parser.add_argument("--norm", choices=["none", "group"], default="none")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    setting = Setting(
+        arguments.samples, arguments.rooms, arguments.batch, arguments.learning_rate, arguments.norm
+    )
+    wanted = list(trainings(arguments.only, arguments.seeds, arguments.scales))
+    if not model_peers.installed("multivae"):
+        print(f"multivae is left out: {model_peers.INSTALL}")
+        wanted = [training for training in wanted if training.system not in PEERS]
+    missing = [training for training in wanted if not (arguments.out / f"{training.name}.json").exists()]
+    print(f"{len(wanted) - len(missing)} of {len(wanted)} trainings are there", flush=True)
+    for training in missing:
+        if arguments.dry_run:
+            print(f"to train: {training.name}")
+            continue
+        result = run(training, setting, arguments.out)
+        print(f"{training.name}: {result['train_s']:.0f} s", flush=True)
+    results = read_results(arguments.out, setting)
+    rows = summarise(results)
+    print("\n".join(table(rows, PEERS)))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"setting": asdict(setting), "rows": rows}, indent=1))
+
+
+def trainings(systems: Iterable[str], seeds: Sequence[int], scales: Sequence[float]) -> Iterator[Training]:
+    """Seed by seed, so that whoever stops early has whole seeds."""
+    for seed in seeds:
+        for system in systems:
+            for scale in scales if system in PEERS else [None]:
+                yield Training(system, seed, scale)
+
+
+def run(training: Training, setting: Setting, out: Path) -> dict[str, Any]:
+    """Train, score on the test split, and write the result."""
+    dataset = ShardedDataset(rooms(out, setting.rooms))
+    trainee = build(training, setting, dataset.info)
+    wall, cpu = time.perf_counter(), time.process_time()
+    fit(trainee, dataset, setting.train(), training.seed)
+    result = {
+        **asdict(setting),
+        **asdict(training),
+        "train_s": time.perf_counter() - wall,
+        "train_cpu_s": time.process_time() - cpu,
+        "torch": torch.__version__,
+        "metrics": score(trainee, dataset),
+    }
+    dataset.close()
+    kept = out / f"{training.name}.json"
+    kept.with_suffix(f".{os.getpid()}").write_text(json.dumps(result, indent=1))
+    kept.with_suffix(f".{os.getpid()}").rename(kept)
+    return result
+
+
+def rooms(out: Path, count: int) -> Path:
+    """The dataset, rendered if it is not there yet."""
+    directory = out / f"rooms-{count}"
+    if directory.exists():
+        return directory
+    print(f"rendering {count} rooms", flush=True)
+    source = RoomsSource(kind="rooms", count=count)
+    catalogue = open_rooms(Data(source=source, image_size=64, test_fraction=0.1), source)
+    load = RoomSamples(source.seed, source.nuisance, 64, source.antialias, source.sensor_noise)
+    unfinished = out / f"{directory.name}.{os.getpid()}"
+    write_dataset(
+        unfinished,
+        ((split, load(entry)) for split, entry in zip(catalogue.splits, catalogue.entries, strict=True)),
+        class_names=catalogue.class_names,
+        image_size=64,
+        factors=catalogue.factors,
+        depth_scale_m=catalogue.depth_scale_m,
+    )
+    unfinished.rename(directory)
+    return directory
+
+
+def fit(trainee: Trainee, dataset: ShardedDataset, train: Train, seed: int) -> None:
+    """The same samples in the same order for everybody with this seed."""
+    batches = training_batches(
+        dataset,
+        "train",
+        seed=seed,
+        global_batch=train.batch,
+        samples_seen=0,
+        world_rank=0,
+        world_size=1,
+        loading=train.loading,
+    )
+    with closing(batches):
+        for samples_seen in range(0, train.samples, train.batch):
+            trainee.update(next(batches).unpack(), samples_seen)
+
+
+def score(trainee: Trainee, dataset: ShardedDataset) -> dict[str, dict[str, float]]:
+    """Metrics of every direction on the whole test split."""
+    fidelity = {given: Fidelity(len(dataset.info.class_names)) for given in GIVEN}
+    with torch.inference_mode():
+        for batch in sequential_batches(dataset, "test", 64, dataset.length("test")):
+            for given, one in fidelity.items():
+                one.update(trainee.predict(batch, given), batch)
+    return {"+".join(given): one.metrics() for given, one in fidelity.items()}
+
+
+def build(training: Training, setting: Setting, info: DatasetInfo) -> Trainee:
+    """A new system."""
+    if training.system in PEERS:
+        assert training.scale is not None
+        return peer(PEERS[training.system], training.scale, setting, info, training.seed)
+    config = PRESETS[training.system]
+    if config.network == "plain":
+        config = config.model_copy(update={"norm": setting.norm})
+    return triptych(config, setting, info, training.seed)
+
+
+def triptych(config: Model, setting: Setting, info: DatasetInfo, seed: int) -> Trainee:
+    """This project's own update and averaged weights."""
+    train, objective = setting.train(), setting.objective()
+    model = build_autoencoder(config, objective, info, seed)
+    average = copy.deepcopy(model)
+    state = TrainingState(model, average, make_optimizer(model, train))
+    learn = make_update(state, model, Rules(config, objective, train, seed))
+
+    def update(batch: Batch, samples_seen: int) -> None:
+        state.samples_seen = samples_seen
+        learn(batch)
+
+    def predict_mean(batch: Batch, given: Sequence[str]) -> Prediction:
+        experts = average.encode(batch)
+        seen = torch.tensor([name in given for name in average.modalities])
+        posterior = average.posterior(experts, seen[:, None].expand_as(experts.present))
+        private = {name: q.mean for name, q in posterior.private.items()}
+        return predict(average, average.decode(posterior.shared.mean, private))
+
+    return Trainee(update, predict_mean)
+
+
+def peer(kind: str, scale: float, setting: Setting, info: DatasetInfo, seed: int) -> Trainee:
+    """The model and loss of multivae, with the optimiser, schedules and averaged weights of everybody."""
+    torch.manual_seed(seed)
+    train, objective = setting.train(), setting.objective()
+    model = plain_multivae(kind, scale, setting.norm, info)
+    average, beta = copy.deepcopy(model), model.model_config.beta
+    optimizer = torch.optim.AdamW(
+        model.parameters(), betas=train.adam_betas, weight_decay=train.weight_decay, fused=True
+    )
+
+    def update(batch: Batch, samples_seen: int) -> None:
+        seen = samples_seen + train.batch
+        share = learning_rate_share(
+            seen,
+            samples=train.samples,
+            warmup_samples=train.warmup_samples,
+            final_share=train.final_learning_rate,
+        )
+        optimizer.param_groups[0]["lr"] = train.learning_rate * share
+        model_peers.set_beta(model, beta * warm_up(seen, objective.beta_warmup_samples))
+        loss = model_peers.multivae_loss(model, model_peers.inputs(batch, info)).loss
+        if not bool(loss.isfinite()):
+            raise FloatingPointError(f"{kind} with scale {scale}: loss {loss} after {samples_seen} samples")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        update_average(
+            average,
+            model,
+            samples_seen=seen,
+            batch=train.batch,
+            half_life_samples=train.ema_half_life_samples,
+        )
+
+    def predict_mean(batch: Batch, given: Sequence[str]) -> Prediction:
+        decoded = model_peers.multivae_decoded(average, model_peers.inputs(batch, info), given)
+        assert info.depth is not None
+        return Prediction(
+            (decoded["rgb"] + 0.5).clamp(0.0, 1.0),
+            (decoded["depth"] * info.depth.std_m + info.depth.mean_m).clamp_min(MIN_DEPTH_M),
+            decoded["seg"].argmax(dim=1),
+        )
+
+    return Trainee(update, predict_mean)
+
+
+def plain_multivae(kind: str, scale: float, norm: str, info: DatasetInfo) -> nn.Module:
+    """The model of multivae with the plain network."""
+    config = PLAIN.model_copy(update={"norm": norm})
+
+    def encoder(channels: int, out_features: int) -> nn.Module:
+        return build_encoder(config, channels, info.image_size, out_features // 2, 0, statistics=2)
+
+    def decoder(in_features: int, channels: int) -> nn.Module:
+        return build_decoder(config, in_features, 0, channels, info.image_size)
+
+    channels = {"rgb": 3, "depth": 1, "seg": len(info.class_names)}
+    return model_peers.multivae_model(kind, channels, config.latent_size, scale, encoder, decoder)
+
+
+def read_results(out: Path, setting: Setting) -> list[dict[str, Any]]:
+    """All there are; it ends the program if they were made with another setting."""
+    results = []
+    for path in sorted(out.glob("*-seed*.json")):
+        result = json.loads(path.read_text())
+        for name, value in asdict(setting).items():
+            if result[name] != value:
+                sys.exit(f"{path}: made with {name} {result[name]}, not {value}; name another --out")
+        results.append(result)
+    return results
+
+
+if __name__ == "__main__":
+    main()
