@@ -1,45 +1,47 @@
 """How fast samples come out of a dataset, beside webdataset, MosaicML Streaming and LitData.
 
-    python benchmarks/loader.py [--sizes 64 256] [--workers 1 2] [--rounds 5] [--quick] [--json FILE]
+    python benchmarks/loader.py [--sizes 64 256] [--workers 1 2] [--rounds 5] [--config FILE] [--json FILE]
 
 Every contestant delivers the same shuffled samples as collated tensors (RGB uint8, depth float32, labels
-uint8), from local files in its own format, which lie in the page cache. `triptych` and `webdataset` read the
-same tars, stored as `data.encoding: auto` stores them; `triptych, arrays` reads plain arrays, as Streaming
-and LitData do. `triptych, kept` has all decoded samples in memory. Contestants take turns, round after round,
-and medians count. CPU time is that of all processes. Peers that are not installed (benchmarks/peers.txt) are
-left out. The last line is what copying the same bytes out of the page cache takes, without anything else.
+uint8), from local files in its own format, which lie in the page cache. What a sample is stored as has two
+arms: plain `arrays`, and `auto`, the bytes of `data.encoding: auto`, which peers decode with our decoder (up
+to 64 px both are the same). `kept` has all decoded samples in memory. Contestants take turns, round after
+round, and medians count. CPU time is that of all processes. Peers that are not installed
+(benchmarks/peers.txt) are left out. The last line is what copying plain arrays out of the page cache takes,
+without anything else.
 """
 
 import argparse
-import importlib.machinery
-import importlib.util
 import itertools
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
-import types
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import loader_peers as peers
 import numpy as np
 import psutil
 import torch
+from formats import some_samples
 
+from pipeline.config import load_config
+from pipeline.config.data import Data
 from pipeline.config.training import Loading
 from pipeline.data.loader.batches import training_batches
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.modality import Sample
-from pipeline.data.shards.dataset import decode_sample, write_dataset
+from pipeline.data.shards.dataset import write_dataset
+from pipeline.data.shards.members import LARGEST_NPY, encodings_for
 
 CLASSES = tuple(f"class{number}" for number in range(12))
-MODALITIES = ("rgb", "depth", "seg")
+PEERS = ("webdataset", "streaming", "litdata")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Trial:
         batch: Samples per batch.
         warm: Batches before the clock starts.
         timed: Batches while it runs.
+        data: Where samples come from; None: drawn here.
     """
 
     size: int
@@ -59,6 +62,7 @@ class Trial:
     batch: int
     warm: int
     timed: int
+    data: Data | None = None
 
 
 Contestant = Callable[[Path, Trial, int], Iterator[Any]]
@@ -73,15 +77,19 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one round of little data")
+    parser.add_argument("--config", type=Path, help="whose pictures to take instead of drawn scenes")
     parser.add_argument("--directory", type=Path, help="where the datasets lie or are written")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    _stand_in_for_unneeded()
+    peers.stand_in_for_unneeded()
     results = []
     with tempfile.TemporaryDirectory() as temporary:
         for size in arguments.sizes:
             trial = _trial(size, quick=arguments.quick)
+            if arguments.config:
+                data = load_config(arguments.config).data.model_copy(update={"image_size": size})
+                trial = replace(trial, data=data)
             home = (arguments.directory or Path(temporary)) / str(size)
             prepare(home, trial)
             results += measure(home, trial, arguments.workers, 1 if arguments.quick else arguments.rounds)
@@ -93,7 +101,7 @@ def measure(home: Path, trial: Trial, workers: list[int], rounds: int) -> list[d
     """Medians over rounds in which every contestant has its turn."""
     rates: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for _ in range(rounds):
-        for (name, contestant), count in itertools.product(contestants().items(), workers):
+        for (name, contestant), count in itertools.product(contestants(trial.size).items(), workers):
             rates.setdefault((name, count), []).append(_rates(partial(contestant, home, trial, count), trial))
         rates.setdefault(("page cache", 0), []).append(_copying(home, trial))
     print(
@@ -103,7 +111,7 @@ def measure(home: Path, trial: Trial, workers: list[int], rounds: int) -> list[d
     rows = []
     for (name, count), measured in rates.items():
         wall, cpu = (statistics.median(values) for values in zip(*measured, strict=True))
-        reference = rates.get(("webdataset", count))
+        reference = rates.get((f"webdataset, {name.rpartition(', ')[2]}", count))
         ratio = wall / statistics.median(rate for rate, _ in reference) if reference else float("nan")
         print(f"{name:20}{count:8}{wall:12.0f}{cpu:12.0f}{ratio:14.2f}")
         rows.append({
@@ -118,19 +126,20 @@ def measure(home: Path, trial: Trial, workers: list[int], rounds: int) -> list[d
     return rows
 
 
-def contestants() -> dict[str, Contestant]:
-    """Those that are installed."""
-    chosen: dict[str, Contestant] = {
-        "triptych": partial(triptych, "auto", 0.0),
-        "triptych, arrays": partial(triptych, "npy", 0.0),
-        "triptych, kept": partial(triptych, "npy", 64.0),
-        "webdataset": webdataset,
-    }
-    if importlib.util.find_spec("streaming"):
-        chosen["streaming"] = streaming
-    if importlib.util.find_spec("litdata"):
-        chosen["litdata"] = litdata
-    return chosen
+def contestants(size: int) -> dict[str, Contestant]:
+    """Those that are installed, each once per encoding."""
+    chosen: dict[str, Contestant] = {}
+    for encoding in encodings(size):
+        chosen[f"triptych, {encoding}"] = partial(triptych, encoding, 0.0)
+        for name in PEERS:
+            if peers.installed(name):
+                chosen[f"{name}, {encoding}"] = partial(peer, name, encoding)
+    return chosen | {"triptych, kept": partial(triptych, "auto", 64.0)}
+
+
+def encodings(size: int) -> tuple[str, ...]:
+    """What samples are stored as at an image size."""
+    return ("auto",) if size <= LARGEST_NPY else ("auto", "npy")
 
 
 def triptych(encoding: str, cache_gib: float, home: Path, trial: Trial, workers: int) -> Iterator[Any]:
@@ -151,75 +160,45 @@ def triptych(encoding: str, cache_gib: float, home: Path, trial: Trial, workers:
         yield from (batch.value for batch in batches)
 
 
-def webdataset(home: Path, trial: Trial, workers: int) -> Iterator[Any]:
-    """Its own shuffled pipeline, with our decoder."""
-    import webdataset as wds
-
-    urls = sorted(str(path) for path in (home / "auto").glob("train-*.tar"))
-    dataset = (
-        wds
-        .WebDataset(
-            urls, shardshuffle=len(urls), seed=0, nodesplitter=None, workersplitter=wds.split_by_worker
-        )
-        .repeat()
-        .shuffle(1000)
-        .map(_decoded)
-        .batched(trial.batch, collation_fn=_collated)
-    )
-    yield from wds.WebLoader(dataset, batch_size=None, num_workers=workers)
-
-
-def streaming(home: Path, trial: Trial, workers: int) -> Iterator[Any]:
-    """MosaicML Streaming with its default shuffle."""
-    from streaming import StreamingDataset
-    from streaming.base.util import clean_stale_shared_memory
-    from torch.utils.data import DataLoader
-
-    clean_stale_shared_memory()
-    dataset = StreamingDataset(local=str(home / "streaming"), shuffle=True, batch_size=trial.batch)
-    for _ in itertools.count():
-        yield from DataLoader(dataset, batch_size=trial.batch, num_workers=workers, collate_fn=_collated)
-
-
-def litdata(home: Path, trial: Trial, workers: int) -> Iterator[Any]:
-    """LitData with its default shuffle."""
-    from litdata import StreamingDataLoader, StreamingDataset
-
-    dataset = StreamingDataset(str(home / "litdata"), shuffle=True)
-    for _ in itertools.count():
-        yield from StreamingDataLoader(
-            dataset, batch_size=trial.batch, num_workers=workers, collate_fn=_collated
-        )
+def peer(name: str, encoding: str, home: Path, trial: Trial, workers: int) -> Iterator[Any]:
+    """Another loader over the same samples."""
+    suffixes = encodings_for(encoding, trial.size)
+    match name:
+        case "webdataset":
+            return peers.webdataset(home / encoding, trial.batch, workers)
+        case "streaming":
+            return peers.streaming(home / f"{name}-{encoding}", suffixes, trial.batch, workers)
+        case _:
+            return peers.litdata(home / f"{name}-{encoding}", suffixes, trial.batch, workers)
 
 
 def prepare(home: Path, trial: Trial) -> None:
     """Write the same samples in every format."""
-    for encoding in ("auto", "npy"):
+    for encoding in {*encodings(trial.size), "npy"}:
         if not (home / encoding / "dataset.json").exists():
             write_dataset(
                 home / encoding,
-                (("train", sample) for sample in scenes(trial)),
+                (("train", sample) for sample in samples_of(trial)),
                 class_names=CLASSES,
                 image_size=trial.size,
                 encoding=encoding,
                 shard_samples=max(32, trial.samples // 16),
             )
-    if importlib.util.find_spec("streaming") and not (home / "streaming").exists():
-        from streaming import MDSWriter
+    for name, encoding in itertools.product(PEERS[1:], encodings(trial.size)):
+        directory = home / f"{name}-{encoding}"
+        if peers.installed(name) and not directory.exists():
+            write = peers.prepare_streaming if name == "streaming" else peers.prepare_litdata
+            write(directory, samples_of(trial), encodings_for(encoding, trial.size))
 
-        shapes = {"rgb": "uint8:{0},{0},3", "depth": "float32:{0},{0}", "seg": "uint8:{0},{0}"}
-        columns = {name: f"ndarray:{shape.format(trial.size)}" for name, shape in shapes.items()}
-        with MDSWriter(out=str(home / "streaming"), columns=columns) as writer:
-            for sample in scenes(trial):
-                writer.write(_arrays(sample))
-    if importlib.util.find_spec("litdata") and not (home / "litdata").exists():
-        from litdata.streaming import Cache
 
-        cache = Cache(str(home / "litdata"), chunk_bytes="64MB")
-        for number, sample in enumerate(scenes(trial)):
-            cache[number] = _arrays(sample)
-        cache.done()
-        cache.merge()
+def samples_of(trial: Trial) -> Iterator[Sample]:
+    """Scenes, or the pictures of a config's source, over and over."""
+    if trial.data is None:
+        yield from scenes(trial)
+        return
+    pictures, _ = some_samples(trial.data, trial.samples)
+    for number, picture in enumerate(itertools.islice(itertools.cycle(pictures), trial.samples)):
+        yield replace(picture, key=f"s{number:06d}")
 
 
 def scenes(trial: Trial) -> Iterator[Sample]:
@@ -285,54 +264,10 @@ def _cpu_seconds() -> float:
 
 
 def _refuse_unlike(batch: Any, trial: Trial) -> None:
-    found = {name: (batch[name].dtype, tuple(batch[name].shape)) for name in MODALITIES}
+    found = {name: (batch[name].dtype, tuple(batch[name].shape)) for name in peers.MODALITIES}
     flat = (trial.batch, trial.size, trial.size)
     wanted = {"rgb": (torch.uint8, (*flat, 3)), "depth": (torch.float32, flat), "seg": (torch.uint8, flat)}
     assert found == wanted, f"{found} is not what the others deliver"
-
-
-def _decoded(sample: dict[str, Any]) -> dict[str, Any]:
-    decoded = decode_sample(sample)
-    return {name: decoded[name] for name in MODALITIES}
-
-
-def _collated(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    return {
-        name: torch.from_numpy(np.stack([np.asarray(sample[name]) for sample in samples]))
-        for name in MODALITIES
-    }
-
-
-def _arrays(sample: Sample) -> dict[str, Any]:
-    return {"rgb": sample.rgb, "depth": sample.depth, "seg": sample.seg}
-
-
-def _stand_in_for_unneeded() -> None:
-    """Modules that Streaming imports, but not for what is done here."""
-    wanted = {
-        "transformers": (),
-        "transformers.feature_extraction_utils": ("BatchFeature",),
-        "transformers.tokenization_utils_base": ("BatchEncoding",),
-        "transformers.models": (),
-        "transformers.models.auto": (),
-        "transformers.models.auto.tokenization_auto": ("AutoTokenizer",),
-        "torchvision": (),
-        "torchvision.datasets": ("VisionDataset", "CIFAR10"),
-        "torchvision.transforms": (),
-        "torchvision.transforms.functional": ("to_tensor",),
-        "catalogue": (),
-    }
-    missing = {
-        name for name in ("transformers", "torchvision", "catalogue") if not importlib.util.find_spec(name)
-    }
-    for name, classes in wanted.items():
-        if name.partition(".")[0] in missing:
-            module = types.ModuleType(name)
-            module.__path__ = []
-            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-            for one in classes:
-                setattr(module, one, type(one, (), {}))
-            sys.modules[name] = module
 
 
 if __name__ == "__main__":

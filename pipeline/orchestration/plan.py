@@ -29,7 +29,7 @@ from pipeline.orchestration.stage import STAGES, StageName
 Verb = Literal["skip", "continue", "run", "blocked"]
 
 VERSIONS: dict[StageName, int] = {
-    "shard": 2,
+    "shard": 3,
     "train": 1,
     "evaluate": 1,
     "adapt": 1,

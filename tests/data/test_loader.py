@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -273,3 +275,22 @@ def test_many_shards_need_few_open_files(tmp_path: Path) -> None:
     dataset.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert dataset.read("train", [3]).key == ("n00003",)
+
+
+WITHOUT_PANDAS = """
+import sys
+from pathlib import Path
+from pipeline.data.loader.dataset import ShardedDataset
+batch = ShardedDataset(Path(sys.argv[1])).read("train", [3, 1])
+assert batch.key == ("n00003", "n00001")
+print(*sorted({name.partition(".")[0] for name in sys.modules} & {"pandas"}))
+"""
+
+
+def test_reading_does_not_import_pandas(tmp_path: Path) -> None:
+    """PyArrow would, at the first conversion, and take two seconds for it."""
+    write(tmp_path, encoding="npy.zst")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PANDAS, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""

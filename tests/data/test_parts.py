@@ -16,10 +16,13 @@ import pytest
 from noise_source import catalogue, config, noise, run_noise
 from picture_folder import Spoken
 
+from pipeline.config import Config
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.shards.dataset import INFO, read_info
 from pipeline.data.shards.parts import PARTS, finished_numbers, plan_parts
 from pipeline.errors import InputError
+from pipeline.orchestration.job import Job, write_job
+from pipeline.orchestration.ledger import Record, place_of
 from stages import shard
 
 ROOT = Path(__file__).parents[2]
@@ -275,3 +278,32 @@ def test_the_command_with_several_processes_gives_the_same_bytes(tmp_path: Path)
         digests.append({name: data for name, data in tree_bytes(made).items() if name not in about_the_run})
     assert digests[0] == digests[1]
     assert {"train-000000.tar", "index.parquet", "dataset.json", "metrics.json"} <= digests[0].keys()
+
+
+@pytest.mark.slow
+def test_processes_started_from_outside_make_the_dataset_of_one_together(tmp_path: Path) -> None:
+    """As torchrun or a batch system would start them: RANK and WORLD_SIZE tell, files are all they share."""
+    values = {"source": {"kind": "rooms", "count": 200}, "image_size": 32, "shard_samples": 7, "workers": 1}
+    loaded = Config.model_validate({"name": "tiny", "data": values})
+    made = []
+    for size in (1, 2):
+        root = tmp_path / str(size)
+        place = place_of(root, "tiny", "shard", "0" * 64)
+        place.working.mkdir(parents=True)
+        record = Record("shard", "running", "0" * 64, 1, {}, {})
+        job = Job(loaded.model_dump(mode="json"), root, place, record, {}, root / "progress.json")
+        write_job(root / "job.json", job)
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, "-m", "stages.worker", "--job", str(root / "job.json")],
+                cwd=ROOT,
+                env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(size)},
+            )
+            for rank in range(size)
+        ]
+        assert [rank.wait(timeout=120) for rank in ranks] == [0] * size
+        about_the_run = ("stage.json", "timing.json")
+        content = {k: v for k, v in tree_bytes(place.final).items() if k not in about_the_run}
+        made.append(content)
+    assert made[0] == made[1]
+    assert {"train-000000.tar", "index.parquet", "dataset.json"} <= made[0].keys()

@@ -33,20 +33,8 @@ class ShardFiles:
         """What people call a tar."""
         return str(self.directory / self.names[shard])
 
-    def read(self, shard: int, offset: int, size: int) -> bytes:
-        """Some bytes of a tar.
-
-        Raises:
-            InputError: If it cannot be opened or ends before.
-        """
-        with self._lock:
-            content = os.pread(self._open(shard), size, offset)
-        if len(content) != size:
-            raise self._too_short(shard, offset + size)
-        return content
-
     def read_into(self, shard: int, pieces: list[Any], offset: int, size: int) -> None:
-        """The same into one buffer after the other.
+        """Read a tar into one buffer after the other.
 
         Raises:
             InputError: If it cannot be opened or ends before.

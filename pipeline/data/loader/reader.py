@@ -1,8 +1,8 @@
 """From places in tars to arrays, without a copy where the tar holds the arrays themselves.
 
-Needs neither torch nor the index, so that a worker process is small. One system call reads a sample's
-members straight into the batch and what lies between them (tar headers, npy headers) aside; those say
-whether it is the sample that the index means.
+Needs neither torch nor the index, so that a worker process is small. One system call reads a sample: plain
+arrays straight into the batch; members to be decoded, and what lies between (tar headers, npy headers),
+aside. The headers say whether it is the sample that the index means.
 """
 
 import zlib
@@ -87,32 +87,27 @@ class Reader:
     ) -> bytes:
         """Read one sample; the name of its first member."""
         pieces: list[Any] = []
-        between: list[tuple[bytearray, bytes]] = []
-        at, end, plain = first - BLOCK, first - BLOCK, True
+        members: list[tuple[str, bytearray, bytes, Any]] = []
+        at = end = first - BLOCK
         for offset, size, modality in parts:
-            header = self._plain.get(modality)
-            target = arrays.value[modality][row]
+            target, header = arrays.value[modality][row], self._plain.get(modality)
             if header is None or size != len(header) + target.nbytes:
-                plain = False
-            gap = bytearray(offset - end + len(header or b""))
-            between.append((gap, header or b""))
+                target, header = np.empty(size, np.uint8), b""
+            gap = bytearray(offset - end + len(header))
             pieces += (gap, target)
+            members.append((modality, gap, header, target))
             end = offset + size
-        if plain:
-            self.store.files.read_into(shard, pieces, at, end - at)
-            plain = all(gap.endswith(header) for gap, header in between)
-            opening = bytes(between[0][0][:BLOCK])
-        if not plain:
-            content = self.store.files.read(shard, at, end - at)
-            opening = content[:BLOCK]
-            for offset, size, modality in parts:
-                array = self._decoded(shard, opening, modality, content[offset - at : offset - at + size])
+        self.store.files.read_into(shard, pieces, at, end - at)
+        opening = bytes(pieces[0][:BLOCK])
+        for modality, gap, header, target in members:
+            if not header or not gap.endswith(header):
+                content = gap[-len(header) :] + target.tobytes() if header else target
+                array = self._decoded(shard, opening, modality, memoryview(content))
                 arrays.value[modality][row] = array
-        for _, _, modality in parts:
             arrays.present[modality][row] = True
         return _member_name(opening, parts[0][1])
 
-    def _decoded(self, shard: int, opening: bytes, modality: str, content: bytes) -> Any:
+    def _decoded(self, shard: int, opening: bytes, modality: str, content: memoryview) -> Any:
         store = self.store
         try:
             array = decode(modality, store.suffix[modality], content, store.depth_scale_m)

@@ -97,7 +97,7 @@ def read_rows(path: Path, description: Description) -> dict[str, Rows]:
             raise InputError(
                 f"{path}: names {unknown[0]}, which dataset.json does not; write the dataset again"
             )
-        shard = np.array([number[name] for name in known], np.int64)[tars.indices.to_numpy()]
+        shard = np.array([number[name] for name in known], np.int64)[np.from_dlpack(tars.indices)]
         for code, name in enumerate(split_names):
             if name in splits:
                 splits[name].add(path, piece, shard, size, codes == code)
@@ -159,8 +159,8 @@ class _Growing:
         self._filled = end
         if end > len(self._first):
             return
-        offset = {m: piece[f"{m}_offset"].to_numpy()[here] for m in self._size}
-        size = {m: piece[f"{m}_size"].to_numpy()[here] for m in self._size}
+        offset = {m: np.from_dlpack(piece[f"{m}_offset"])[here] for m in self._size}
+        size = {m: np.from_dlpack(piece[f"{m}_size"])[here] for m in self._size}
         first = np.min([np.where(offset[m] >= 0, offset[m], np.iinfo(np.int64).max) for m in offset], axis=0)
         expected = one_after_the_other(first, size)
         wrong = (first % BLOCK != 0) | (first < BLOCK)
@@ -169,7 +169,7 @@ class _Growing:
             wrong |= offset[modality] != expected[modality]
             wrong |= offset[modality] + size[modality] > tar_bytes[shard[here]]
         if wrong.any():
-            key = piece["key"].filter(pa.array(here))[int(np.argmax(wrong))]
+            key = piece["key"][int(np.flatnonzero(here)[np.argmax(wrong)])]
             raise InputError(f"{path}: {key} is not where a tar of ours has it; write the dataset again")
         for modality, sizes in size.items():
             self._size[modality][start:end] = sizes
@@ -179,7 +179,7 @@ class _Growing:
             zlib.crc32(key.encode()) for key, wanted in zip(keys, here.tolist(), strict=True) if wanted
         ]
         for place, name in enumerate(self._names):
-            self._factors[start:end, place] = piece[f"factor_{name}"].to_numpy()[here]
+            self._factors[start:end, place] = np.from_dlpack(piece[f"factor_{name}"])[here]
         self._tars(path, shard[here], start)
 
     def rows(self, path: Path) -> Rows:
