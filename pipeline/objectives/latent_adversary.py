@@ -19,10 +19,10 @@ from torch import Tensor
 from pipeline.models.fusion import at_least_float32
 from pipeline.models.gaussian import Gaussian
 
-Discriminator = Callable[[Tensor], Tensor]
+LatentLogit = Callable[[Tensor], Tensor]
 """Latents (batch latent) to logits (batch), such as `LatentDiscriminator`, wrapped or not."""
 
-ContrastDiscriminator = Callable[[Tensor, Tensor], Tensor]
+ContrastLogit = Callable[[Tensor, Tensor], Tensor]
 """Scenes (batch channel height width) and latents (batch draw latent) to logits (batch draw)."""
 
 
@@ -44,7 +44,7 @@ def logistic_contrast(
 
 
 def density_ratio_loss(
-    discriminator: Discriminator,
+    discriminator: LatentLogit,
     numerator: Float[Tensor, "batch latent"],
     denominator: Float[Tensor, "batch latent"],
 ) -> Float[Tensor, " batch"]:
@@ -58,7 +58,7 @@ def density_ratio_loss(
 
 
 def aae_discriminator_loss(
-    discriminator: Discriminator, codes: Float[Tensor, "batch latent"], draws: Float[Tensor, "batch latent"]
+    discriminator: LatentLogit, codes: Float[Tensor, "batch latent"], draws: Float[Tensor, "batch latent"]
 ) -> Float[Tensor, " batch"]:
     """Tell draws from the prior (positive) from codes (negative): log 2 per row when they are alike.
 
@@ -68,7 +68,7 @@ def aae_discriminator_loss(
 
 
 def aae_encoder_loss(
-    discriminator: Discriminator, codes: Float[Tensor, "batch latent"]
+    discriminator: LatentLogit, codes: Float[Tensor, "batch latent"]
 ) -> Float[Tensor, " batch"]:
     """Make codes pass for draws from the prior: -log sigmoid of their logit, per row.
 
@@ -85,7 +85,7 @@ def standardise(z: Float[Tensor, "batch latent"], moments: Gaussian) -> Float[Te
 
 
 def avb_discriminator_loss(
-    discriminator: ContrastDiscriminator,
+    discriminator: ContrastLogit,
     scene: Float[Tensor, "batch channel height width"],
     z: Float[Tensor, "batch latent"],
     noise: Float[Tensor, "batch latent"],
@@ -111,7 +111,7 @@ def avb_discriminator_loss(
 
 
 def avb_kl(
-    discriminator: ContrastDiscriminator,
+    discriminator: ContrastLogit,
     scene: Float[Tensor, "batch channel height width"],
     z: Float[Tensor, "batch latent"],
     moments: Gaussian | None,
