@@ -37,7 +37,7 @@ class Judgement(NamedTuple):
     """
 
     logits: Float[Tensor, "batch logit"]
-    embedded: Float[Tensor, "batch height width feature"]
+    embedded: Float[Tensor, "batch row column feature"]
 
 
 class SceneDiscriminator(nn.Module):
@@ -63,19 +63,23 @@ class SceneDiscriminator(nn.Module):
         image_size: int,
         width: int,
         heads: Literal["patch", "global", "both"],
+        *,
+        head_bias: bool = True,
     ) -> None:
         super().__init__()
         widths = stage_widths(image_size, width)
         self.embed = nn.Linear(PATCH**2 * scene_channels(modalities, classes), widths[0])
         self.halvings = nn.ModuleList(Halving(before, after) for before, after in pairwise(widths))
-        self.patch_head = nn.Conv2d(widths[1], 1, 1) if heads != "global" else None
-        self.global_head = nn.Linear(SMALLEST**2 * widths[-1], 1) if heads != "patch" else None
+        self.patch_head = nn.Conv2d(widths[1], 1, 1, bias=head_bias) if heads != "global" else None
+        self.global_head = (
+            nn.Linear(SMALLEST**2 * widths[-1], 1, bias=head_bias) if heads != "patch" else None
+        )
         patches = (image_size // PATCH // 2) ** 2 if heads != "global" else 0
         each = torch.full((patches,), 1.0 / max(patches, 1))
         whole = torch.ones(1 if heads != "patch" else 0)
         self.register_buffer("weights", torch.cat([each, whole]) / (2.0 if heads == "both" else 1.0))
 
-    def forward(self, scene: Float[Tensor, "batch height width patch"]) -> Judgement:
+    def forward(self, scene: Float[Tensor, "batch row column patch"]) -> Judgement:
         """Judge scenes."""
         embedded = self.embed(scene)
         hidden = rearrange(embedded, "b h w c -> b c h w")
@@ -115,11 +119,19 @@ class Halving(nn.Module):
 def build_discriminator(
     config: ImageAdversary, model: SharedLatentAutoencoder, seed: int
 ) -> SceneDiscriminator:
-    """A new discriminator of a model's scenes; weights depend on the seed and on nothing else."""
+    """A new discriminator of a model's scenes; weights depend on the seed and on nothing else.
+
+    The relativistic loss does not depend on a constant, which rounding alone would move: there is none.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         discriminator = SceneDiscriminator(
-            model.modalities, len(model.class_names), model.image_size, config.width, config.heads
+            model.modalities,
+            len(model.class_names),
+            model.image_size,
+            config.width,
+            config.heads,
+            head_bias=config.loss != "relativistic",
         )
         for module in discriminator.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
@@ -152,7 +164,7 @@ def scene_masks(
 
 def scene_of_batch(
     batch: Batch, model: SharedLatentAutoencoder, smoothing: float
-) -> Float[Tensor, "batch height width patch"]:
+) -> Float[Tensor, "batch row column patch"]:
     """Real scenes.
 
     Labels are (1 - smoothing) one-hot + smoothing / classes, which a softmax reaches at finite logits:
@@ -182,7 +194,7 @@ def scene_of_decoded(
     decoded: Decoded,
     masks: dict[str, Bool[Tensor, "batch height width"]],
     model: SharedLatentAutoencoder,
-) -> Float[Tensor, "batch height width patch"]:
+) -> Float[Tensor, "batch row column patch"]:
     """Fakes, with a gradient to what was decoded; labels are probabilities.
 
     Args:
@@ -209,8 +221,8 @@ def scene_of_decoded(
 
 
 def as_patches(
-    images: list[Float[Tensor, "batch _ rows columns"]],
-) -> Float[Tensor, "batch height width patch"]:
+    images: list[Float[Tensor, "batch _ height width"]],
+) -> Float[Tensor, "batch row column patch"]:
     """Side by side, the pixels of each patch in one vector; each image stays together in it."""
     parts = [rearrange(image, "b c (h p) (w q) -> b h w (p q c)", p=PATCH, q=PATCH) for image in images]
     return torch.cat(parts, dim=-1)

@@ -50,7 +50,7 @@ def discriminator_loss(
             each = F.softplus(-real) + F.softplus(fake)
         case "hinge":
             each = F.relu(1.0 - real) + F.relu(1.0 + fake)
-    return each @ weights.to(each.dtype)
+    return (each * weights).sum(dim=1)
 
 
 def generator_loss(
@@ -79,7 +79,7 @@ def generator_loss(
             each = F.softplus(-fake)
         case "hinge":
             each = -fake
-    return each @ weights.to(each.dtype)
+    return (each * weights).sum(dim=1)
 
 
 def gradient_penalty(

@@ -31,14 +31,14 @@ class Pairs:
         shares: Of each view in a row's loss, summing to 1.
     """
 
-    real: Float[Tensor, "batch height width patch"]
-    fake: Float[Tensor, "pair height width patch"]
+    real: Float[Tensor, "batch row column patch"]
+    fake: Float[Tensor, "pair row column patch"]
     shares: Float[Tensor, " view"]
 
     def by_row(self, values: Float[Tensor, " pair"]) -> Float[Tensor, " batch"]:
         """The mean over the views of each row."""
         by_view = rearrange(values, "(view batch) -> view batch", batch=len(self.real))
-        return self.shares.to(values.dtype) @ by_view
+        return (self.shares.to(values.dtype)[:, None] * by_view).sum(dim=0)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def learn_to_tell(
     loss = pairs.by_row(discriminator_loss(section.loss, real, fake, weights))
     r1, r2 = squares[:rows], pairs.by_row(squares[rows:])
     total = loss + 0.5 * section.r1 * r1 + 0.5 * section.r2 * r2
-    real_logit, fake_logit = (logits @ weights.to(logits.dtype)).split([rows, len(logits) - rows])
+    real_logit, fake_logit = (logits * weights).sum(dim=1).split([rows, len(logits) - rows])
     right = real_logit.repeat(len(pairs.shares)) > fake_logit
     terms = {
         "discriminator": loss,
