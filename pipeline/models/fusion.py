@@ -63,7 +63,7 @@ def mixture_of_experts(
     """The Gaussian with the moments of the uniform mixture of the experts that are present.
 
     One expert is itself. A row without any expert gets the prior N(0, I). What an absent expert holds,
-    NaN included, changes nothing.
+    NaN included, changes neither the result nor any gradient.
 
     Raises:
         ValueError: If the expert axis has length zero.
@@ -71,9 +71,9 @@ def mixture_of_experts(
     Source: Shi et al. 2019 (arXiv:1911.03393), the joint posterior as a mixture of experts; the moments
         of a mixture.
     """
-    mean, variance, weight = _present(mean, at_least_float32(logvar).exp(), present)
+    mean, logvar, weight = _present(mean, logvar, present)
     centre = (weight * mean).sum(dim=0)
-    spread = (weight * (variance + (mean - centre).square())).sum(dim=0)
+    spread = (weight * (logvar.exp() + (mean - centre).square())).sum(dim=0)
     return _or_prior(centre, spread.clamp(min=torch.finfo(spread.dtype).tiny).log(), present)
 
 
@@ -85,7 +85,8 @@ def barycentre(
     """The Wasserstein-2 barycentre of the experts that are present, all weighted the same.
 
     Of diagonal Gaussians: the mean of the means and of the standard deviations. A row without any
-    expert gets the prior N(0, I). What an absent expert holds, NaN included, changes nothing.
+    expert gets the prior N(0, I). What an absent expert holds, NaN included, changes neither the result
+    nor any gradient.
 
     Raises:
         ValueError: If the expert axis has length zero.
@@ -93,8 +94,9 @@ def barycentre(
     Source: Agueh & Carlier 2011, "Barycenters in the Wasserstein space", for Gaussians whose covariances
         commute.
     """
-    mean, scale, weight = _present(mean, (0.5 * at_least_float32(logvar)).exp(), present)
-    logvar = 2.0 * (weight * scale).sum(dim=0).clamp(min=torch.finfo(scale.dtype).tiny).log()
+    mean, logvar, weight = _present(mean, logvar, present)
+    scale = (weight * (0.5 * logvar).exp()).sum(dim=0)
+    logvar = 2.0 * scale.clamp(min=torch.finfo(scale.dtype).tiny).log()
     return _or_prior((weight * mean).sum(dim=0), logvar, present)
 
 
@@ -117,10 +119,13 @@ def _prior_count(present: Bool[Tensor, "expert batch"], prior_experts: PriorExpe
 
 def _present(
     mean: Float[Tensor, "expert batch latent"],
-    spread: Float[Tensor, "expert batch latent"],
+    logvar: Float[Tensor, "expert batch latent"],
     present: Bool[Tensor, "expert batch"],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Means and spreads, 0 where absent, and the weight of each expert: one over their number.
+    """Means and log-variances, 0 where absent, and the weight of each expert: one over their number.
+
+    What is absent is cut off before anything is computed from it: behind `exp`, a NaN would still reach
+    the gradient as 0 * NaN.
 
     Raises:
         ValueError: If the expert axis has length zero.
@@ -128,12 +133,10 @@ def _present(
     if mean.shape[0] == 0:
         raise ValueError("mean has no expert: a fusion of experts needs at least one")
     mask = present[..., None]
-    weight = mask / present.sum(dim=0).clamp(min=1)[None, :, None]
-    return (
-        torch.where(mask, at_least_float32(mean), 0.0),
-        torch.where(mask, spread, 0.0),
-        weight.to(spread.dtype),
-    )
+    mean = torch.where(mask, at_least_float32(mean), 0.0)
+    logvar = torch.where(mask, at_least_float32(logvar), 0.0)
+    weight = mask.to(logvar.dtype) / present.sum(dim=0).clamp(min=1)[None, :, None]
+    return mean, logvar, weight
 
 
 def _or_prior(

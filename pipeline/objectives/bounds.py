@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.config.objective import KlRegulariser, Objective
@@ -48,18 +48,19 @@ def mixture_bound(
     regulariser = objective.regulariser
     assert isinstance(regulariser, KlRegulariser)
     draws, experts = regulariser.importance_samples, output.experts
-    doubly = regulariser.estimator == "dreg" and draws > 1
+    doubly = regulariser.estimator == "dreg"
     everyone = experts.repeated(output.given.shape[1] // experts.present.shape[1])
     seen = output.given & everyone.present
+    own = {name: seen[modalities.index(name)] for name in output.private}
     log_ratio = _log_normal(output.shared) - log_mixture(output.shared, everyone, fixed=doubly)
     for name, value in output.private.items():
-        own = _maybe_fixed(output.posterior.private[name], doubly)
-        ratio = _log_normal(value) - own.log_prob(value).sum(dim=1)
-        log_ratio = log_ratio + torch.where(seen[modalities.index(name)], ratio, 0.0)
+        posterior = _maybe_fixed(output.posterior.private[name], doubly)
+        ratio = _log_normal(value) - posterior.log_prob(value).sum(dim=1)
+        log_ratio = log_ratio + torch.where(own[name], ratio, 0.0)
     log_weight = rearrange(beta * log_ratio - reconstruction, "(draw rest) -> draw rest", draw=draws)
     view_weight = rearrange(views.weight, "(draw rest) -> draw rest", draw=draws).sum(dim=0)
     if doubly:
-        return -doubly_reparameterised(log_weight, view_weight, [output.shared, *output.private.values()])
+        return -doubly_reparameterised(log_weight, view_weight, output, own, beta=beta)
     return -(view_weight * importance_weighted(log_weight)).sum()
 
 
@@ -74,32 +75,50 @@ def importance_weighted(log_weight: Float[Tensor, "draw batch"]) -> Float[Tensor
 def doubly_reparameterised(
     log_weight: Float[Tensor, "draw batch"],
     weight: Float[Tensor, " batch"],
-    latents: list[Float[Tensor, "rows _"]],
+    output: Output,
+    own: dict[str, Bool[Tensor, " rows"]],
+    *,
+    beta: float,
 ) -> Float[Tensor, ""]:
-    """A number whose gradient is the doubly reparameterised one of the weighted sum of bounds.
+    """The weighted sum of bounds, with a gradient of the same expectation that holds no score function.
 
-    With normalised weights v_k, parameters of the likelihood follow sum_k v_k d log w_k, and those of the
-    posterior, reached through the draws alone, sum_k v_k^2 d log w_k / dz_k dz_k. The value is that of
-    the bound. At the exact posterior the gradient of the posterior is exactly 0.
+    With normalised weights v, parameters of the likelihood follow v d log w. A posterior's parameters act
+    through its draws, and through the densities in the weights, whose scores are turned into a second
+    movement of the draws. For z of expert m, with responsibility r_n of each expert n for it and
+    q = mean of q_n, that is
+
+        v dlog w/dz dz/dphi_m - beta v [(1 - v) dlog w/dz + dlog(q_m / q)/dz] sum_n r_n dz/dphi_n
+
+    where dz/dphi_n moves z as if expert n had drawn it. With a single density, as of private latents, and
+    beta 1 this is v^2 dlog w/dz. At the exact posterior it is exactly 0. (MMVAE takes v^2 dlog w/dz for a
+    mixture as well, whose expectation is not the gradient of the bound.) Draws of auxiliary priors, which
+    weigh nothing, keep v dlog w/dw.
 
     Args:
         log_weight: Computed with the posterior's parameters held fixed, so that they act through the
             draws alone.
         weight: Factor of each row's bound.
-        latents: The draws, whose rows are blocks of the columns of `log_weight`, one per draw. Their
-            gradient is scaled once more by v_k.
+        output: Its draws' rows are blocks of the columns of `log_weight`, one per draw. No other loss may
+            reach its draws: their gradient is taken to be that of the bound.
+        own: Rows whose private latent was drawn from what it is weighed by.
+        beta: Exponent of the densities' ratio in the weights.
 
-    Source: Tucker et al. 2018 (arXiv:1810.04152), equation 8.
+    Source: Tucker et al. 2018 (arXiv:1810.04152), equation 8; Bauer & Mnih 2021 (arXiv:2101.11046), section
+        5, for densities other than the one drawn from.
     """
     share = log_weight.detach().softmax(dim=0)
-    by_row = share.flatten()[:, None]
-    for latent in latents:
-        if latent.requires_grad:
-            latent.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: gradient * by_row.to(gradient.dtype)
-            )
-    value = (weight * importance_weighted(log_weight.detach())).sum()
     surrogate = (weight * (share * log_weight).sum(dim=0)).sum()
+    row_share, row_weight = share.flatten(), weight.repeat(len(log_weight))
+    score = beta * (1.0 - row_share)
+    for name, value in output.private.items():
+        _scale_gradient(value, torch.where(own[name], 1.0 - score, 1.0))
+    _move_again(output, -score)
+    everyone = output.experts.repeated(len(row_share) // output.experts.present.shape[1])
+    again = _drawn_by_each(output.shared.detach(), everyone)
+    drawn_from = _maybe_fixed(output.posterior.shared, True)
+    excess = drawn_from.log_prob(again).sum(dim=1) - log_mixture(again, everyone, fixed=True)
+    surrogate = surrogate - beta * (row_weight * row_share * excess).sum()
+    value = (weight * importance_weighted(log_weight.detach())).sum()
     return value + surrogate - surrogate.detach()
 
 
@@ -113,16 +132,69 @@ def log_mixture(
         experts: As many rows as values. What an absent one holds, NaN included, changes nothing.
         fixed: Hold the experts' parameters fixed: no gradient reaches them.
     """
-    mask = experts.present[..., None]
-    mean, logvar = torch.where(mask, experts.mean, 0.0), torch.where(mask, experts.logvar, 0.0)
-    if fixed:
-        mean, logvar = mean.detach(), logvar.detach()
-    each = torch.stack([Gaussian(m, s).log_prob(value).sum(dim=1) for m, s in zip(mean, logvar, strict=True)])
-    each = torch.where(experts.present, each, -torch.inf)
+    each = _log_densities(value, experts, fixed=fixed)
     count = experts.present.sum(dim=0)
     empty = count == 0
     total = torch.where(empty, 0.0, each).logsumexp(dim=0)
     return torch.where(empty, _log_normal(value), total - count.clamp(min=1).log())
+
+
+def _log_densities(
+    value: Float[Tensor, "rows latent"], experts: Experts, *, fixed: bool
+) -> Float[Tensor, "modality rows"]:
+    """Of each expert; minus infinity where it is absent."""
+    mean, logvar = _moments(experts)
+    if fixed:
+        mean, logvar = mean.detach(), logvar.detach()
+    each = [Gaussian(m, s).log_prob(value).sum(dim=1) for m, s in zip(mean, logvar, strict=True)]
+    return torch.where(experts.present, torch.stack(each), -torch.inf)
+
+
+def _moments(experts: Experts) -> tuple[Tensor, Tensor]:
+    """Means and log-variances, 0 where absent."""
+    mask = experts.present[..., None]
+    return torch.where(mask, experts.mean, 0.0), torch.where(mask, experts.logvar, 0.0)
+
+
+def _drawn_by_each(value: Float[Tensor, "rows latent"], experts: Experts) -> Float[Tensor, "rows latent"]:
+    """The value, as a function of the parameters of every expert by its responsibility for it.
+
+    It is sum_n r_n (mean_n + sigma_n noise_n), where noise_n makes expert n draw the value; r_n and noise_n
+    are held fixed.
+    """
+    mean, logvar = _moments(experts)
+    fixed_mean, fixed_logvar = mean.detach(), logvar.detach()
+    each = _log_densities(value, experts, fixed=True)
+    responsibility = torch.where(experts.present.any(dim=0), each, 0.0).softmax(dim=0)[..., None]
+    moved = mean + (value - fixed_mean) * torch.exp(0.5 * (logvar - fixed_logvar))
+    return (responsibility * moved).sum(dim=0)
+
+
+def _scale_gradient(value: Float[Tensor, "rows _"], factor: Float[Tensor, " rows"]) -> None:
+    """Multiply the gradient that reaches each row."""
+    if value.requires_grad:
+        value.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: gradient * factor[:, None].to(gradient.dtype)
+        )
+
+
+def _move_again(output: Output, factor: Float[Tensor, " rows"]) -> None:
+    """Give experts once more what reaches draws of the shared latent, times a factor, by responsibility."""
+    experts, value = output.experts, output.shared
+    if not experts.feature.requires_grad:
+        return
+    arrived: list[Tensor] = []
+
+    def add(gradient: Tensor) -> Tensor:
+        with torch.enable_grad():
+            feature = experts.feature.detach().requires_grad_()
+            everyone = Experts(feature, experts.present, {}).repeated(len(value) // feature.shape[1])
+            again = _drawn_by_each(value.detach(), everyone)
+        (more,) = torch.autograd.grad(again, feature, factor[:, None].to(again.dtype) * arrived.pop())
+        return gradient + more
+
+    value.register_hook(arrived.append)  # type: ignore[no-untyped-call]
+    experts.feature.register_hook(add)  # type: ignore[no-untyped-call]
 
 
 def _log_normal(value: Float[Tensor, "rows latent"]) -> Float[Tensor, " rows"]:
