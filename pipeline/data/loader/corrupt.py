@@ -126,7 +126,7 @@ def _blocks(size: int, share: float, key: int) -> Bool[np.ndarray, "size size"]:
     """Which pixels lie in hidden blocks."""
     count = -(-size // BLOCK)
     hidden = (uniform(key, count * count) < share).reshape(count, count)
-    return np.kron(hidden, np.ones((BLOCK, BLOCK), bool))[:size, :size]
+    return hidden.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)[:size, :size]
 
 
 @lru_cache(maxsize=1)
