@@ -15,7 +15,7 @@ from pipeline.config.data import Data
 from pipeline.config.existing import DatasetSource
 from pipeline.data.loader.location import adopt_dataset
 from pipeline.data.modality import SPLITS, DatasetInfo
-from pipeline.data.parallel import ordered_map, processor_count
+from pipeline.data.parallel import keep_freed_memory, ordered_map, processor_count
 from pipeline.data.refusal import Refusal
 from pipeline.data.shards.dataset import INFO, read_info
 from pipeline.data.shards.encoded import LoadAndEncode
@@ -50,6 +50,7 @@ def run(config: Data, context: Context) -> Manifest:
         InputError: If the source cannot be read, too much of it was refused, or a split is empty.
     """
     started_s = time.monotonic()
+    keep_freed_memory()
     if isinstance(config.source, DatasetSource):
         if context.world.is_main:
             adopt_dataset(config.source, config.image_size, context.directory)

@@ -1,5 +1,6 @@
 """Colours of a scene: what RGB, depth and labels look like to a person."""
 
+from base64 import b85decode
 from functools import cache
 
 import numpy as np
@@ -29,6 +30,28 @@ NO_DEPTH = (214, 214, 216)
 
 DEPTH_COLOUR_MAP = "magma_r"
 """Perceptually uniform, its lightness falls steadily with distance, so it also reads in grey."""
+
+_DEPTH_COLOURS = (
+    "{QbZD`@Q`6yZraL{Pwu~^tSx+wEXb0{O+*)?5_Rmto`Y#{pYFu<){7QrTyZg{otYf-"
+    "k|;5p8eXK{@9xS*O~s+m;Te0{?U~F&yxPlkp9e%{>qL1$c+BRivGli{=$d;!G-"
+    "?6g#NvP{=0$xxqtq*e*U(6{<M4kvU>ioc>b<;{;YQXs&xLTbN;7t{-"
+    "tsLqi_D9ZvLNb{+(?7n``}=YW<jL{g!C`lxO{tX8e$4{ElS&jAQ(YV*H6=`-"
+    "frsg<$)GU;2Sx`hQ;feO~!{UHN%k`FLIUc3k*$T=#NZ_i$YHZd~?kT=i>Q^l4o5XI%4TT=HaG@?u@_U|sNEUhiFA?pt2%T3_"
+    "r~VCz?4>Q-"
+    "UtRAT5;V&_t0<xphgPh{gxW#Ua{;7n)VN@(6mXxvC?+ed2IMr+tbY}Q3=)kJO6LvGSSZ_q(+&p>d^Kyl1Jamqe&$Ubw&J#)o"
+    "8bi_P$!aH@qI(EN0cfC1xyg7KfIC!`>dAB!twKjUQHhQu(d$2Wot~7hCG<>Twe5x~js4{(~F@2>mexopcp)h`+FMpmdf1ECV"
+    "n=XHuEr6IUfR-"
+    "$Plq`UgD}a$JfsiVJjw*qSDS?YAfr%)Ah$n%DCxL_}frBQ2fhB=}C4zn=f_x)_dn1B*B7%4#fp#H*bs>RsAc1lpfp8yzZXSV"
+    "c9f4~dfodFqXdHoO8-"
+    "QgRfMgngVi|y77=T|Ge_a=UTo!*?7JgY3epeNKRup|y6Ma$>d{Gj7PZE1h5qnG#dP)#^Nf3BP5O_rpcSH|%LJxI74|G2day<"
+    "`mI}dO<4{kURY&H;UG!SVs5N9zFWiJt9EfHZX5nn11TqzM+ClXjC5>+G;Qz8*iArVd>5lbEsNgWYK91uhr5JDLcKNt@^77sf"
+    "W4mcDJHWLjr5)CmC3@;E1Ee;DS4GJj?2__2(Bnk*32?rnu2Ob9o90mm%1_c-"
+    "e1QrAY6axbi0|O5N0u2HJ3jzTN0RadB0R{m81poj9"
+)
+"""Its 256 colours of three bytes each, as matplotlib has them, whose import takes most of a second.
+
+Source: S. van der Walt & N. Smith 2015, mpl-colormaps (CC0).
+"""
 
 
 def rgb_image(
@@ -108,9 +131,7 @@ def depth_bar(width: int, height: int) -> UInt8[np.ndarray, "height width 3"]:
 
 @cache
 def _depth_colours() -> UInt8[np.ndarray, "256 3"]:
-    from matplotlib import colormaps
-
-    return np.rint(colormaps[DEPTH_COLOUR_MAP](np.arange(256))[:, :3] * 255.0).astype(np.uint8)
+    return np.frombuffer(b85decode(_DEPTH_COLOURS), np.uint8).reshape(256, 3)
 
 
 @cache

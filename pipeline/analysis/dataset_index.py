@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64, Shaped, UInt8, UInt64
 
+from pipeline.data.columns import fixed_binaries_of, numbers_of
 from pipeline.data.modality import MODALITIES, SPLITS
 from pipeline.data.shards.dataset import INDEX
 from pipeline.data.shards.description import Description
@@ -174,13 +175,7 @@ def _pieces(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _column(rows: pa.RecordBatch, name: str) -> Shaped[np.ndarray, " row"]:
-    return _numbers(rows[name])
-
-
-def _numbers(column: pa.Array) -> Shaped[np.ndarray, " row"]:
-    """An array without nulls as NumPy sees it; pyarrow's own way imports pandas, which takes a second."""
-    numbers: np.ndarray = np.from_dlpack(column)
-    return numbers
+    return numbers_of(rows[name])
 
 
 def _split_codes(rows: pa.RecordBatch, names: list[str]) -> UInt8[np.ndarray, " row"]:
@@ -189,7 +184,7 @@ def _split_codes(rows: pa.RecordBatch, names: list[str]) -> UInt8[np.ndarray, " 
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     known = [names.index(name) if name in names else len(names) for name in column.dictionary.to_pylist()]
-    return np.take(np.array(known, np.uint8), _numbers(column.indices))
+    return np.take(np.array(known, np.uint8), numbers_of(column.indices))
 
 
 def _check_counts(directory: Path, found: Mapping[str, int], said: Mapping[str, int]) -> None:
@@ -204,7 +199,7 @@ def _check_counts(directory: Path, found: Mapping[str, int], said: Mapping[str, 
 def _content(pieces: list[pa.Array]) -> UInt64[np.ndarray, " row"] | None:
     if not pieces:
         return None
-    return np.concatenate([_numbers(piece) for piece in pieces])
+    return np.concatenate([numbers_of(piece) for piece in pieces])
 
 
 def _look(pieces: list[pa.Array]) -> UInt64[np.ndarray, "row 2"] | None:
@@ -215,11 +210,4 @@ def _look(pieces: list[pa.Array]) -> UInt64[np.ndarray, "row 2"] | None:
 
 
 def _words(column: pa.Array) -> UInt64[np.ndarray, "row 2"]:
-    known, stored = column.buffers()
-    words = (
-        np.frombuffer(stored, np.uint64).reshape(-1, 2)[column.offset : column.offset + len(column)].copy()
-    )
-    if column.null_count:
-        bits = np.unpackbits(np.frombuffer(known, np.uint8), bitorder="little")
-        words[bits[column.offset : column.offset + len(column)] == 0] = 0
-    return words
+    return fixed_binaries_of(column).view(np.uint64)

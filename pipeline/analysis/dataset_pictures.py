@@ -9,12 +9,13 @@ from pipeline.analysis.dataset import Survey, Watcher, survey, survey_metrics
 from pipeline.analysis.dataset_charts import draw_classes, draw_depth
 from pipeline.analysis.dataset_samples import Damage, chosen_rows, read_samples
 from pipeline.analysis.grid import save_png
+from pipeline.data.shards.dataset import read_info
 
 PICTURES = "pictures"
 CONTACT_SHEET, CLASSES, DEPTH = "contact_sheet.png", "classes.png", "depth.png"
 
-SURVEYED = 1000
-"""Samples of a new dataset that are looked at; decoding all of them would double the time it takes."""
+FEWEST, MOST, ONE_IN = 200, 1000, 8
+"""Samples of a new dataset that are looked at: one in so many, within limits; decoding all takes long."""
 
 
 def leave_pictures(directory: Path, watcher: Watcher) -> dict[str, float]:
@@ -27,7 +28,8 @@ def leave_pictures(directory: Path, watcher: Watcher) -> dict[str, float]:
     Raises:
         InputError: If the directory holds no dataset.
     """
-    found = survey(directory, SURVEYED, watcher)
+    samples = sum(read_info(directory).counts.values())
+    found = survey(directory, min(max(samples // ONE_IN, FEWEST), MOST), watcher)
     draw_survey(found, directory / PICTURES)
     return survey_metrics(found)
 

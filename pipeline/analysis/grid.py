@@ -96,7 +96,7 @@ def save_png(path: Path, image: Image.Image | UInt8[np.ndarray, "height width 3"
     """Write a PNG; the same picture gives the same bytes."""
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, format="PNG", compress_level=6)
+    picture.save(path, format="PNG", compress_level=3)  # more effort makes photographs hardly smaller
 
 
 def resized(image: UInt8[np.ndarray, "height width 3"], side_px: int) -> Image.Image:

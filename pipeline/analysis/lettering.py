@@ -1,6 +1,7 @@
 """Text on pictures, in the font that matplotlib ships, so it looks the same on every machine."""
 
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -34,9 +35,10 @@ def text_width(text: str, font: ImageFont.FreeTypeFont) -> int:
 
 @cache
 def font(size_px: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans."""
-    import matplotlib
-
+    """DejaVu Sans; matplotlib is found but not imported, which takes most of a second."""
+    found = find_spec("matplotlib")
+    assert found is not None
+    assert found.origin is not None
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
+    path = Path(found.origin).with_name("mpl-data") / "fonts" / "ttf" / name
     return ImageFont.truetype(path, size_px, layout_engine=ImageFont.Layout.BASIC)

@@ -6,6 +6,8 @@ Results are handed over in unlinked temporary files and only announced through p
 fills makes both sides wait for each other many times per result.
 """
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import pickle
@@ -27,6 +29,12 @@ Result = TypeVar("Result")
 IN_FLIGHT = 4
 """Items a worker holds: one in work, the others waiting for it or done."""
 
+KEPT_BYTES = 64 << 20
+"""Freed memory that a process keeps for what it needs next."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_MMAP_THRESHOLD = 32 << 20
+
 _JOIN_S = 5.0
 _DIED = "a data worker died; was it killed, or out of memory?"
 
@@ -34,6 +42,18 @@ _DIED = "a data worker died; was it killed, or out of memory?"
 def processor_count() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of one sample's pictures for those of the next.
+
+    By default glibc gives it back after each, and the kernel has to clear every page anew: a fifth of the
+    time of decoding, scaling and encoding a sample. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        allocator.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def ordered_map(function: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
@@ -141,6 +161,7 @@ def _gather(workers: list[_Worker], items: Sequence[Any]) -> Iterator[Any]:
 def _work(pipe: Connection, function: Callable[[Any], Any], slots: list[Path]) -> None:
     """What a worker does until nobody sends any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     with ExitStack() as open_files:
         files = [open_files.enter_context(slot.open("r+b", buffering=0)) for slot in slots]
         done = 0

@@ -1,9 +1,11 @@
 import itertools
 
+import matplotlib
 import numpy as np
 import pytest
 
 from pipeline.analysis.colour import (
+    DEPTH_COLOUR_MAP,
     NO_DEPTH,
     NO_LABEL,
     PALETTE,
@@ -120,3 +122,8 @@ def test_the_depth_range_leaves_outliers_out_and_is_never_empty() -> None:
     flat = DepthStatistics(mean_m=2.0, std_m=0.0, min_m=2.0, max_m=2.0, log_mean=0.7, log_std=0.0)
     low, high = depth_range_m(flat)
     assert low == 2.0 < high
+
+
+def test_depth_has_the_colours_that_matplotlib_gives_them() -> None:
+    expected = matplotlib.colormaps[DEPTH_COLOUR_MAP](np.arange(256))[:, :3] * 255
+    np.testing.assert_array_equal(depth_bar(256, 1)[0], np.rint(expected))

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool
 
+from pipeline.data.columns import numbers, numbers_of, texts, truths
 from pipeline.data.modality import MODALITIES, SPLITS, DatasetInfo, Factor, SplitName
 from pipeline.data.refusal import Refusal
 from pipeline.data.shards.description import Description, write_description
@@ -161,7 +162,7 @@ def _late_refusals(block: Block, found: Survey, late: Late, keys: dict[int, str]
     refused = np.flatnonzero(late.refused[block.first : block.first + block.count])
     if not len(refused):
         return []
-    places = block.part.rows(block.split, ["json_offset", "json_size"]).take(refused).to_pylist()
+    places = block.part.rows(block.split, ["json_offset", "json_size"]).take(numbers(refused)).to_pylist()
     refusals = []
     with block.part.tar(block.split).open("rb") as tar:
         for row, place in zip((block.first + refused).tolist(), places, strict=True):
@@ -209,7 +210,7 @@ def _write_shard(path: Path, group: Sequence[Block], late: Late) -> tuple[pa.Tab
 
 def _copy(block: Block, kept: Bool[np.ndarray, " row"], tar: TarWriter) -> pa.Table:
     """Append the members of some samples to a tar; their rows, with where the members are now."""
-    rows = block.part.rows(block.split).filter(pa.array(kept))
+    rows = block.part.rows(block.split).filter(truths(kept))
     keys = rows["key"].to_pylist()
     suffix = {**block.part.members, "json": "json"}
     old = {m: (rows[f"{m}_offset"].to_pylist(), rows[f"{m}_size"].to_pylist()) for m in MEMBERS}
@@ -226,7 +227,9 @@ def _copy(block: Block, kept: Bool[np.ndarray, " row"], tar: TarWriter) -> pa.Ta
             tar.samples += 1
     for member in MEMBERS:
         column = f"{member}_offset"
-        rows = rows.set_column(rows.column_names.index(column), column, pa.array(new[member], pa.int64()))
+        rows = rows.set_column(
+            rows.column_names.index(column), column, numbers(np.array(new[member], np.int64))
+        )
     return rows
 
 
@@ -248,9 +251,9 @@ def _link(source: Path, target: Path) -> None:
 
 def _named(rows: pa.Table, split: str, shard: str) -> pa.Table:
     """Rows with the columns that say where they are."""
-    zeros = pa.array(np.zeros(rows.num_rows, np.int32))
+    zeros = numbers(np.zeros(rows.num_rows, np.int32))
     for name, value in (("split", split), ("shard", shard)):
-        rows = rows.append_column(name, pa.DictionaryArray.from_arrays(zeros, pa.array([value])))
+        rows = rows.append_column(name, pa.DictionaryArray.from_arrays(zeros, texts([value], pa.string())))
     return rows
 
 
@@ -265,9 +268,9 @@ class _Sums:
 
     def add(self, split: str, rows: pa.Table) -> None:
         self.counts[split] += rows.num_rows
-        self.largest_label = max(self.largest_label, int(rows["largest_label"].to_numpy().max()))
-        self.present |= {m for m in MODALITIES if (rows[f"{m}_offset"].to_numpy() >= 0).any()}
-        depth = total_of({name: rows[f"depth_{name}"].to_numpy() for name in DEPTH_SUMS})
+        self.largest_label = max(self.largest_label, int(numbers_of(rows["largest_label"]).max()))
+        self.present |= {m for m in MODALITIES if (numbers_of(rows[f"{m}_offset"]) >= 0).any()}
+        depth = total_of({name: numbers_of(rows[f"depth_{name}"]) for name in DEPTH_SUMS})
         if split == "train":
             self.training_depth += depth
         else:

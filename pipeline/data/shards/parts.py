@@ -71,11 +71,11 @@ class Part:
 
     def rows(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """What is known of the samples of a split."""
-        return pq.read_table(self.directory / f"{split}.{ROWS}", columns=columns)
+        return _read_table(self.directory / f"{split}.{ROWS}", columns)
 
     def refusals(self) -> list[Refusal]:
         """What was refused."""
-        return refusals_of(pq.read_table(self.directory / REFUSED)) if self.refused else []
+        return refusals_of(_read_table(self.directory / REFUSED)) if self.refused else []
 
 
 def plan_parts(splits: Sequence[SplitName], samples: int) -> list[PlannedPart]:
@@ -214,6 +214,11 @@ def all_parts(directory: Path) -> Iterator[Part]:
 def _write_table(path: Path, table: pa.Table) -> None:
     with synced(path) as file:
         pq.write_table(table, file, compression="lz4")
+
+
+def _read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    with pq.ParquetFile(path) as file:  # `read_table` imports pyarrow.dataset, and that pandas
+        return file.read(columns)
 
 
 def _write_part(place: Path, part: Part) -> None:

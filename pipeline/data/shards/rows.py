@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.data.columns import fixed_binaries, numbers, texts
 from pipeline.data.modality import MODALITIES
 from pipeline.data.shards.encoded import EncodedSample
 from pipeline.data.shards.fingerprint import LOOK_BYTES, key_hash
@@ -62,9 +63,9 @@ class PartRows:
 
     def table(self) -> pa.Table:
         """The rows as a table."""
-        columns = {"key": pa.array(self._keys, pa.string())}
-        columns |= {name: pa.array(np.array(column)) for name, column in self._numbers.items()}
-        columns["look"] = pa.array(self._looks, pa.binary(LOOK_BYTES))
+        columns = {"key": texts(self._keys, pa.string())}
+        columns |= {name: numbers(np.array(column)) for name, column in self._numbers.items()}
+        columns["look"] = fixed_binaries(self._looks, LOOK_BYTES)
         return pa.table(columns)
 
 

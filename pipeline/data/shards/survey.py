@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float32, Int64, UInt8, UInt64
 
+from pipeline.data.columns import fixed_binaries_of, numbers, numbers_of
 from pipeline.data.modality import SPLITS
-from pipeline.data.shards.fingerprint import LOOK_BYTES
 from pipeline.data.shards.parts import Part
 
 _COLUMNS = ("key_hash", "content", "look", "depth_median_m", "rgb_offset", "depth_offset")
@@ -58,7 +58,9 @@ class Survey:
                 np.searchsorted(wanted, block.first) : np.searchsorted(wanted, block.first + block.count)
             ]
             if len(here):
-                stored = block.part.rows(block.split, ["key"])["key"].take(here - block.first).to_pylist()
+                stored = (
+                    block.part.rows(block.split, ["key"])["key"].take(numbers(here - block.first)).to_pylist()
+                )
                 keys.update(zip(here.tolist(), stored, strict=True))
         return keys
 
@@ -79,10 +81,10 @@ def survey(parts: Sequence[Part]) -> Survey:
             first += table.num_rows
             columns["split"].append(np.full(table.num_rows, SPLITS.index(split), np.uint8))
             for name in ("key_hash", "content", "depth_median_m"):
-                columns[name].append(table[name].to_numpy())
+                columns[name].append(numbers_of(table[name]))
             columns["look"].append(_words(table["look"]))
             columns["pictured"].append(
-                (table["rgb_offset"].to_numpy() >= 0) | (table["depth_offset"].to_numpy() >= 0)
+                (numbers_of(table["rgb_offset"]) >= 0) | (numbers_of(table["depth_offset"]) >= 0)
             )
     found = Survey(
         tuple(blocks),
@@ -98,11 +100,7 @@ def survey(parts: Sequence[Part]) -> Survey:
 
 
 def _words(looks: pa.ChunkedArray) -> UInt64[np.ndarray, "row 2"]:
-    filled = looks.fill_null(bytes(LOOK_BYTES)).combine_chunks()
-    array = filled.chunk(0) if isinstance(filled, pa.ChunkedArray) else filled
-    content = np.frombuffer(array.buffers()[1], np.uint8)
-    start = array.offset * LOOK_BYTES
-    return content[start : start + len(array) * LOOK_BYTES].view(">u8").astype(np.uint64).reshape(-1, 2)
+    return fixed_binaries_of(looks).view(">u8").astype(np.uint64)
 
 
 def _joined(parts: list[Any], dtype: Any, *shape: int) -> Any:

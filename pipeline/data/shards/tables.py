@@ -7,6 +7,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.data.columns import texts
 from pipeline.data.refusal import Refusal, printable
 from pipeline.durable import synced
 
@@ -59,7 +60,10 @@ class TableWriter:
 def refusal_table(refusals: list[Refusal]) -> pa.Table:
     """Refusals as rows of `quarantine.parquet`."""
     return pa.table(
-        {name: [printable(getattr(refusal, name)) for refusal in refusals] for name in REFUSAL_COLUMNS},
+        {
+            name: texts((printable(getattr(refusal, name)) for refusal in refusals), pa.string())
+            for name in REFUSAL_COLUMNS
+        },
         schema=REFUSALS,
     )
 

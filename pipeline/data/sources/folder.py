@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.config.data import Data
 from pipeline.config.sources import FolderSource
+from pipeline.data.columns import texts
 from pipeline.data.modality import Sample, SplitName
 from pipeline.data.pictures.assemble import Assembly, assembly_for
 from pipeline.data.pictures.exr import check_exr_can_be_read
@@ -139,7 +140,7 @@ def _splits(
             "which for testing; say it: {train: [" + folders[0] + "], test: [...]}"
         )
     split_of = dict(zip(told.names, told.splits, strict=True))
-    used = joined.only(pc.indices_nonzero(pc.is_in(joined.split_folders, pa.array(told.names, pa.string()))))
+    used = joined.only(pc.indices_nonzero(pc.is_in(joined.split_folders, texts(told.names, pa.string()))))
     assert used.split_folders is not None
     return used, [split_of[folder] for folder in used.split_folders.to_pylist()], list(told.notes)
 
@@ -150,7 +151,7 @@ def _of_meta(source: FolderSource, joined: Joined, meta: Meta) -> tuple[Joined, 
     Raises:
         InputError: If none exists.
     """
-    listed = pa.array(meta.split_of, pa.large_string())
+    listed = texts(meta.split_of)
     used = joined.only(pc.indices_nonzero(pc.is_in(joined.names, listed)))
     if not len(used):
         raise InputError(

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, overload
 
-import pyarrow as pa
-
+from pipeline.data.columns import texts
 from pipeline.data.keys import LONGEST, unique_keys
 
 Entry = TypeVar("Entry")
@@ -60,8 +59,8 @@ class Names:
         """Of names without repetition, in order."""
         listed = list(names)
         keys = unique_keys(listed)
-        packed = pa.array(listed, pa.large_string())
-        return cls(packed, packed if keys == listed else pa.array(keys, pa.large_string()))
+        packed = texts(listed)
+        return cls(packed, packed if keys == listed else texts(keys))
 
     def name(self, number: int) -> str:
         """What the sample at a position is called."""

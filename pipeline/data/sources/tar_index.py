@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int8, Int16, Int32, Int64
 
+from pipeline.data.columns import numbers_of, texts
 from pipeline.data.sources.tar_headers import Fault, Member
 from pipeline.data.sources.tar_samples import ZSTD, TarSample, Trouble, samples_of, trouble_with
 from pipeline.data.storage import Storage
@@ -97,7 +98,7 @@ def join(series: Sequence[Series]) -> Series:
     for one in series:
         if not len(one.names):
             continue
-        rows = pc.fill_null(pc.index_in(names, value_set=one.names), _NONE).to_numpy().astype(np.int64)
+        rows = numbers_of(pc.index_in(names, value_set=one.names), _NONE).astype(np.int64)
         here = rows >= 0
         places |= {modality: place.take(rows) for modality, place in one.places.items()}
         file = np.where((file < 0) & here, one.file[rows], file)
@@ -146,7 +147,7 @@ class _Found:
         }
         self._wanted = frozenset[str]().union(*self._codes.values())
         self._columns = {modality: _Column() for modality in endings}
-        self._names: list[Any] = [pa.array([], pa.large_string())]
+        self._names: list[Any] = [texts([])]
         self._file, self._trouble = array("i"), array("h")
         self._troubles: dict[Trouble, int] = {}
         self._unread: Counter[str] = Counter()
@@ -173,7 +174,7 @@ class _Found:
                     column.append(_NONE)
                 else:
                     column.append(tar, choice[1].offset, choice[1].size, choice[0])
-        self._names.append(pa.array(list(seen), pa.large_string()))
+        self._names.append(texts(seen))
 
     def series(self) -> Series:
         """All that was added."""

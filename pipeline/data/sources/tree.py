@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.data.columns import binaries, texts, truths
 from pipeline.data.keys import natural_text
 from pipeline.data.pictures.files import SUFFIXES
 from pipeline.errors import InputError
@@ -63,7 +65,7 @@ class Joined:
 
     def lacking(self) -> int:
         """How many samples lack a modality."""
-        has_all = pa.array([True] * len(self))
+        has_all = truths(np.ones(len(self), bool))
         for column in self.paths.values():
             has_all = pc.and_(has_all, column.is_valid())
         return len(self) - int(pc.sum(has_all).as_py() or 0)
@@ -168,11 +170,11 @@ class _Tree:
 
     def _pack(self) -> None:
         columns = {
-            "name": pa.array(self._names, pa.large_string()),
-            "path": pa.array(self._paths, pa.large_binary()),
+            "name": texts(self._names),
+            "path": binaries(self._paths),
         }
         if self._has_splits:
-            columns["split"] = pa.array(self._splits, pa.string())
+            columns["split"] = texts(self._splits, pa.string())
         self._chunks.append(pa.table(columns))
         for values in (self._names, self._paths, self._splits):
             values.clear()
@@ -227,7 +229,7 @@ def _printable(name: str) -> str:
 def _sort_keys(names: pa.Array) -> pa.Array:
     """What the natural order of names compares, made some at a time."""
     chunks = [
-        pa.array(map(natural_text, names[start : start + _CHUNK].to_pylist()), pa.large_string())
+        texts(map(natural_text, names[start : start + _CHUNK].to_pylist()))
         for start in range(0, len(names), _CHUNK)
     ]
     return pa.chunked_array(chunks).combine_chunks()

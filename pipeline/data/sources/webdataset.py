@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from pipeline.config.containers import WebdatasetSource
 from pipeline.config.data import Data
 from pipeline.config.pictures import DepthSection
+from pipeline.data.columns import numbers, texts
 from pipeline.data.modality import MODALITIES, SplitName
 from pipeline.data.pictures.assemble import assembly_for
 from pipeline.data.sources.catalogue import Catalogue
@@ -143,11 +144,11 @@ def _told_apart(scanned: Sequence[Series], tars: Sequence[str], counts: Sequence
             f"{', '.join(map(str, counts))} tars; which belong together cannot be known"
         )
     stems = [PurePosixPath(tar).with_suffix("").as_posix() for tar in tars[: counts[0]]]
-    told, slash = pa.array(stems, pa.large_string()), pa.scalar("/", pa.large_string())
+    told, slash = texts(stems), pa.scalar("/", pa.large_string())
     return [
         replace(
             one,
-            names=pc.binary_join_element_wise(told.take(pa.array(one.file % counts[0])), one.names, slash),
+            names=pc.binary_join_element_wise(told.take(numbers(one.file % counts[0])), one.names, slash),
         )
         for one in scanned
     ]
