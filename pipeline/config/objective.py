@@ -153,7 +153,7 @@ class ImageAdversary(Section):
     kind: Literal["image"]
     loss: Literal["relativistic", "nonsaturating", "hinge"] = "relativistic"
     """Softplus of the difference to a paired real scene, or of each alone, or hinge."""
-    on: Literal["reconstructions", "prior", "both"] = "both"
+    fakes: Literal["reconstructions", "prior", "both"] = "both"
     """Which scenes it sees as fakes."""
     heads: Literal["patch", "global", "both"] = "both"
     """Judge patches, whole scenes or both."""

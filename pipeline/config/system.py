@@ -102,10 +102,10 @@ def _generator_alone(objective: Objective) -> Iterator[str]:
             "model.posterior: none leaves nothing to train the decoders with; choose "
             "objective.adversary.kind: image, or another posterior"
         )
-    elif objective.adversary.on != "prior":
+    elif objective.adversary.fakes != "prior":
         yield (
-            f"objective.adversary.on: {objective.adversary.on} needs reconstructions, which model.posterior: "
-            "none cannot make; choose on: prior"
+            f"objective.adversary.fakes: {objective.adversary.fakes} needs reconstructions, which model.posterior: "
+            "none cannot make; choose fakes: prior"
         )
     if objective.corruption.any:
         yield (
@@ -118,13 +118,13 @@ def _adversary(objective: Objective, posterior: PosteriorKind) -> Iterator[str]:
     adversary = objective.adversary
     if (
         isinstance(adversary, ImageAdversary)
-        and adversary.on != "reconstructions"
+        and adversary.fakes != "reconstructions"
         and posterior != "none"
         and objective.regulariser.kind == "none"
     ):
         yield (
-            f"objective.adversary.on: {adversary.on} draws latents from a prior that "
-            "objective.regulariser.kind: none does not hold the codes to; choose on: reconstructions"
+            f"objective.adversary.fakes: {adversary.fakes} draws latents from a prior that "
+            "objective.regulariser.kind: none does not hold the codes to; choose fakes: reconstructions"
         )
 
 
@@ -148,10 +148,10 @@ def _mixture(model: Model, objective: Objective) -> Iterator[str]:
             "limit; remove it, or choose model.fusion: mopoe"
         )
     adversary = objective.adversary
-    if regulariser.estimator == "dreg" and isinstance(adversary, ImageAdversary) and adversary.on != "prior":
+    if regulariser.estimator == "dreg" and isinstance(adversary, ImageAdversary) and adversary.fakes != "prior":
         yield (
             f"{where}.estimator: dreg rewrites the gradient that reaches the draws, and would rewrite "
-            f"that of objective.adversary.on: {adversary.on} with it; choose estimator: iwae, or on: prior"
+            f"that of objective.adversary.fakes: {adversary.fakes} with it; choose estimator: iwae, or fakes: prior"
         )
 
 

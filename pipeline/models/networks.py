@@ -117,7 +117,7 @@ def refuse_batch_norm(config: Model, *, processes: int, passes: int) -> None:
             f"model.norm: batch takes statistics of one pass, and here a decoder runs {passes} times per "
             "update, on reconstructions and on draws from the prior, whose statistics differ: what it "
             f"learns would be normalised otherwise than what it is used for; {remedy}, or let the adversary "
-            "see one kind of scene only (objective.adversary.on: reconstructions)"
+            "see one kind of scene only (objective.adversary.fakes: reconstructions)"
         )
 
 

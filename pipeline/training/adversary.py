@@ -88,7 +88,7 @@ def choose_fakes(
     chosen = {"reconstructions": (reconstructed,), "prior": (generated,), "both": (reconstructed, generated)}
     fakes = tuple(decoded for decoded in chosen[on] if decoded is not None)
     if len(fakes) < len(chosen[on]):
-        raise ValueError(f"objective.adversary.on: {on} needs scenes that this pass has not decoded")
+        raise ValueError(f"objective.adversary.fakes: {on} needs scenes that this pass has not decoded")
     return fakes
 
 

@@ -70,7 +70,9 @@ def draw(
     subsets = config.seen_in_training
     choices = config.subsampled_terms if subsets == "subsampled" else 1
     choice = uniform(place.seed, place.step, rows, "subset", choices)
-    views = choose_views(config.fusion, subsets, batch.inputs().present().cpu(), choice)
+    views = choose_views(
+        config.fusion, subsets, batch.inputs().present().cpu(), choice, batch.present().cpu()
+    )
     views = views.repeated(_draws_per_view(objective)).to(parameter.device)
 
     def normals(stream: str, width: int, blocks: int) -> Float[Tensor, "rows width"]:
@@ -84,7 +86,7 @@ def draw(
         _dropped(model, config, place, rows, "", views.count),
     )
     prior = None
-    if isinstance(objective.adversary, ImageAdversary) and objective.adversary.on != "reconstructions":
+    if isinstance(objective.adversary, ImageAdversary) and objective.adversary.fakes != "reconstructions":
         shared = _prior(model, place, rows, "generated").to(parameter.device, parameter.dtype)
         own = {name: normals(f"generated/{name}", width, 1) for name, width in model.private.items()}
         prior = Noise(shared, own, _dropped(model, config, place, rows, "generated/", 1))

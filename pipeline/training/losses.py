@@ -135,7 +135,7 @@ def model_loss(
     if IMAGE in discriminators and stage.learns:
         adversary = objective.adversary
         assert isinstance(adversary, ImageAdversary)
-        fakes = choose_fakes(adversary.on, output.decoded, output.generated)
+        fakes = choose_fakes(adversary.fakes, output.decoded, output.generated)
         pairs = pair_up(model, done.batch, fakes, adversary.label_smoothing)
         if stage.weight > 0.0:
             player = discriminators[IMAGE]

@@ -243,7 +243,7 @@ def test_fakes_that_were_not_decoded_are_refused() -> None:
     reconstructed, generated = decode(model, 2, 0), decode(model, 2, 1)
     assert choose_fakes("both", reconstructed, generated) == (reconstructed, generated)
     assert choose_fakes("prior", None, generated) == (generated,)
-    with pytest.raises(ValueError, match="on: both needs scenes"):
+    with pytest.raises(ValueError, match="fakes: both needs scenes"):
         choose_fakes("both", reconstructed, None)
 
 

@@ -1,0 +1,60 @@
+"""Train every small system in float64, in one process or as one of several; save what both players became.
+
+RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python systems_in_processes.py DIRECTORY
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from small_systems import BATCH, UPDATES, batches, begin, names, updates
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.training.peers import Peers, gather_rows
+
+
+def total(values: torch.Tensor) -> torch.Tensor:
+    summed = values.clone()
+    torch.distributed.all_reduce(summed)
+    return summed
+
+
+def wrap(module: torch.nn.Module, size: int) -> torch.nn.Module:
+    return DistributedDataParallel(module, broadcast_buffers=False) if size > 1 else module
+
+
+def train(name: str, rank: int, size: int, directory: Path) -> None:
+    state = begin(name, torch.float64)
+    update = updates(
+        name,
+        state,
+        peers=Peers(size, total, gather_rows) if size > 1 else None,
+        model=wrap(state.model, size),
+        discriminators={key: wrap(player, size) for key, player in state.discriminators.items()},
+    )
+    lines, local = [], BATCH // size
+    for batch in batches(torch.float64, 0, UPDATES):
+        lines.append(update(batch.rows(rank * local, (rank + 1) * local)))
+        state.samples_seen += BATCH
+    if rank == 0:
+        weights = {f"model.{key}": value for key, value in state.model.state_dict().items()}
+        weights |= {f"players.{key}": value for key, value in state.discriminators.state_dict().items()}
+        save_file(
+            {key: value.contiguous() for key, value in weights.items()}, directory / f"{name}.safetensors"
+        )
+        (directory / f"{name}.json").write_text(json.dumps(lines))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    own_rank, own_size, folder = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), Path(sys.argv[1])
+    if own_size > 1:
+        torch.distributed.init_process_group("gloo")
+    for system in names():
+        train(system, own_rank, own_size, folder)
+    if own_size > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

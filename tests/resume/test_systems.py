@@ -1,0 +1,82 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_systems import BATCH, UPDATES, batches, begin, names, updates
+
+from pipeline.training.checkpoint import TrainingState, resume, save_checkpoint
+
+HERE = Path(__file__).parent
+
+
+def run(name: str, state: TrainingState, first: int, last: int) -> list[dict[str, float]]:
+    update = updates(name, state)
+    reports = []
+    for batch in batches(torch.float32, first, last):
+        reports.append(update(batch))
+        state.samples_seen += BATCH
+    return reports
+
+
+def weights(state: TrainingState) -> list[torch.Tensor]:
+    modules = (state.model, state.average, state.discriminators)
+    return [value for module in modules for value in module.state_dict().values()]
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_resumed_system_equals_an_uninterrupted_one_bit_for_bit(name: str, tmp_path: Path) -> None:
+    whole = begin(name, torch.float32)
+    reports = run(name, whole, 0, UPDATES)
+    assert reports[-1]["loss"] != reports[0]["loss"]
+
+    part = begin(name, torch.float32)
+    run(name, part, 0, UPDATES // 2)
+    save_checkpoint(tmp_path, part, keep=1)
+    again = begin(name, torch.float32)
+    assert resume(tmp_path, again, pytest.fail)
+    assert run(name, again, UPDATES // 2, UPDATES) == reports[UPDATES // 2 :]
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Every system trained by one process, and by two."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    processes = []
+    for directory, size in ((one, 1), (two, 2)):
+        for rank in range(size):
+            place = {"RANK": str(rank), "WORLD_SIZE": str(size)}
+            environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | place
+            command = [sys.executable, str(HERE / "systems_in_processes.py"), str(directory)]
+            processes.append(
+                subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            )
+    for process in processes:
+        _, said = process.communicate(timeout=400)
+        assert process.returncode == 0, said.decode()
+    return one, two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names())
+def test_two_processes_train_the_same_players_as_one(name: str, trained: tuple[Path, Path]) -> None:
+    single, double = (load_file(directory / f"{name}.safetensors") for directory in trained)
+    assert single.keys() == double.keys()
+    for key, value in single.items():
+        assert value.dtype == torch.float64
+        torch.testing.assert_close(
+            double[key], value, rtol=0, atol=1e-9, msg=lambda said, key=key: f"{key}: {said}"
+        )
+    histories = [json.loads((directory / f"{name}.json").read_text()) for directory in trained]
+    for left, right in zip(*histories, strict=True):
+        assert left.keys() == right.keys()
+        assert list(left.values()) == pytest.approx(list(right.values()), rel=1e-5)
