@@ -104,7 +104,8 @@ def even_normals(count: int, width: int) -> Float[Tensor, "count width"]:
     Source: Sobol' 1967, with Owen's scrambling, through the inverse normal distribution; in pairs of
         opposites.
     """
-    even = torch.quasirandom.SobolEngine(width, scramble=True, seed=0).draw(count // 2, dtype=torch.float64)
+    engine = torch.quasirandom.SobolEngine(width, scramble=True, seed=0)  # type: ignore[no-untyped-call]
+    even = engine.draw(count // 2, dtype=torch.float64)
     normal: Tensor = torch.special.ndtri(even.clamp(1e-6, 1.0 - 1e-6))
     both = torch.cat([normal, -normal])
     return (both / both.std(dim=0, correction=0)).float()

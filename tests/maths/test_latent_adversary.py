@@ -5,6 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.config.model import Model
+from pipeline.config.objective import AdversarialRegulariser, Objective
+from pipeline.config.system import contradictions
 from pipeline.models.code_prior import codes, prior_choices, prior_draws
 from pipeline.models.latent_discriminator import LatentDiscriminator
 from pipeline.objectives.latent_adversary import (
@@ -118,10 +121,10 @@ def test_trained_against_a_discriminator_the_codes_of_a_toy_reach_the_prior() ->
     encoder, discriminator = nn.Linear(2, 2), LatentDiscriminator(2, 64)
     players = [
         (torch.optim.Adam(player.parameters(), betas=(0.5, 0.9)), rate)
-        for player, rate in ((discriminator, 0.01), (encoder, 0.02))
+        for player, rate in ((discriminator, 0.02), (encoder, 0.03))
     ]
     mixing, shift = torch.tensor([[1.5, 0.0], [1.0, 0.4]]), torch.tensor([2.0, -1.0])
-    tail, steps = [], 1000
+    tail, steps = [], 1200
     for step in range(steps):
         for optimizer, rate in players:
             optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
@@ -132,7 +135,7 @@ def test_trained_against_a_discriminator_the_codes_of_a_toy_reach_the_prior() ->
         players[0][0].step()
         aae_encoder_loss(discriminator, z).mean().backward()
         players[1][0].step()
-        if step >= 750:
+        if step >= 900:
             weight = encoder.weight.detach()
             tail.append((weight @ shift + encoder.bias.detach(), weight @ mixing @ mixing.T @ weight.T))
     mean, covariance = (torch.stack(part).mean(dim=0) for part in zip(*tail, strict=True))
@@ -209,3 +212,15 @@ def test_categories_without_room_for_a_style_are_refused() -> None:
         prior_draws("categorical", 4, normals(2, 4), uniforms(2, 1))
     with pytest.raises(ValueError, match="4 categories and a style need more than 4 latents, not 3"):
         codes("categorical", 4, normals(2, 3))
+
+
+def test_a_config_of_categories_without_room_or_with_noise_is_refused_with_the_nearest_choice() -> None:
+    objective = Objective(
+        regulariser=AdversarialRegulariser(kind="adversarial", prior="categorical", components=10)
+    )
+    roomy = Model(latent=11, fusion="joint")
+    assert not list(contradictions(roomy, objective))
+    (small,) = contradictions(roomy.model_copy(update={"latent": 10}), objective)
+    assert "choose components: 9 or fewer, or a latent of 11 or more" in small
+    (noisy,) = contradictions(roomy.model_copy(update={"posterior": "gaussian"}), objective)
+    assert "choose posterior: deterministic" in noisy
