@@ -6,6 +6,7 @@ Every contestant has its turn, round after round, and the median round counts. L
 
 - `MoPoE, MVTCAE`: RGB, depth and labels; `VAE, AAE, VAE-GAN`: RGB alone. Everybody has the same plain
   network (`model.network: plain`), the same latents, none of them private, and the same densities.
+- `VAE-GAN` has the same terms on both sides; `VAE-GAN, R1 + R2` is ours as it is by default.
 - `triptych`: the whole update, as the train stage runs it, noise, masks, averaged weights and all, from a
   batch as the loader gives it; in fp32, and under bf16 autocast where the processor computes that natively.
 - `multivae`, `pythae`: what their trainers do for an update, with their own defaults, from tensors that are
@@ -22,6 +23,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from itertools import pairwise
@@ -33,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config.model import Model
-from pipeline.config.objective import Objective
+from pipeline.config.objective import AdversarialRegulariser, ImageAdversary, Objective
 from pipeline.config.training import Train
 from pipeline.data.batch import Batch, ModalityBatch
 from pipeline.data.modality import DatasetInfo, DepthStatistics
@@ -41,6 +43,7 @@ from pipeline.models.autoencoder import build_autoencoder
 from pipeline.models.networks import build_decoder, build_encoder
 from pipeline.orchestration.distributed import native_bf16
 from pipeline.training.checkpoint import TrainingState
+from pipeline.training.players import build_discriminators, make_discriminator_optimizer
 from pipeline.training.update import Rules, make_optimizer, make_update
 
 SIZE, CLASSES, LATENT = 64, 8, 32
@@ -49,13 +52,44 @@ MODALITIES = ("rgb", "depth", "seg")
 CHANNELS = {"rgb": 3, "depth": 1, "seg": CLASSES}
 SCALE = 0.1
 
-SYSTEMS = {
-    "MoPoE": ("mopoe", MODALITIES),
-    "MVTCAE": ("mvtcae", MODALITIES),
-    "VAE": ("poe", ("rgb",)),
-}
-"""Fusion and modalities."""
 
+@dataclass(frozen=True)
+class System:
+    """One of ours, as near to the peer's as choices go.
+
+    Attributes:
+        modalities: What it is of.
+        model: What differs from the plain model.
+        objective: What is minimised.
+        peer: What it is compared with.
+    """
+
+    modalities: tuple[str, ...]
+    model: dict[str, str]
+    objective: Objective
+    peer: str
+
+
+ALIKE = {"kind": "image", "fakes": "both", "start_samples": 0, "warmup_samples": 0, "ramp_samples": 0}
+BARE = {"loss": "nonsaturating", "adaptive": False, "r1": 0.0, "r2": 0.0}
+RGB = ("rgb",)
+SYSTEMS = {
+    "MoPoE": System(MODALITIES, {"fusion": "mopoe"}, Objective(), "MoPoE: multivae"),
+    "MVTCAE": System(MODALITIES, {"fusion": "mvtcae"}, Objective(), "MVTCAE: multivae"),
+    "VAE": System(RGB, {"fusion": "poe"}, Objective(), "VAE: pythae"),
+    "AAE": System(
+        RGB,
+        {"fusion": "joint", "posterior": "deterministic"},
+        Objective(regulariser=AdversarialRegulariser(kind="adversarial")),
+        "AAE: pythae",
+    ),
+    "VAE-GAN": System(
+        RGB, {"fusion": "poe"}, Objective(adversary=ImageAdversary(**ALIKE, **BARE)), "VAE-GAN: pythae"
+    ),
+    "VAE-GAN, R1 + R2": System(
+        RGB, {"fusion": "poe"}, Objective(adversary=ImageAdversary(**ALIKE)), "VAE-GAN: pythae"
+    ),
+}
 MULTIVAE = ("MoPoE", "MVTCAE")
 PYTHAE = {"VAE": "VAE", "AAE": "Adversarial_AE", "VAE-GAN": "VAEGAN"}
 
@@ -71,6 +105,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=Train().batch)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=4, help="in each turn")
     parser.add_argument("--bf16", choices=["auto", "always", "never"], default="auto")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -80,7 +115,7 @@ def main() -> None:
         print("bf16 is left out: this processor does not compute it natively (--bf16 always)")
     makers = contestants(arguments.batch, bf16=bf16)
     steps = {name: make() for name, make in makers.items() if any(fnmatch(name, p) for p in arguments.only)}
-    rates = measure(steps, arguments.batch, arguments.rounds)
+    rates = measure(steps, arguments.batch, arguments.rounds, arguments.updates)
     print(f"batch {arguments.batch}, {arguments.threads} thread(s), torch {torch.__version__}")
     print(f"{'':32}{'samples/s':>10}{'per CPU-s':>11}{'x peer':>8}")
     for name, rate in rates.items():
@@ -99,15 +134,15 @@ def contestants(batch_size: int, *, bf16: bool) -> dict[str, Callable[[], Step]]
     has = {peer: model_peers.installed(peer) for peer in ("multivae", "pythae")}
     for peer in (name for name, there in has.items() if not there):
         print(f"{peer} is left out: {model_peers.INSTALL}")
-    for system in (*SYSTEMS, *PYTHAE):
+    for system in SYSTEMS:
         if system in MULTIVAE and has["multivae"]:
             makers[f"{system}: multivae"] = partial(multivae_step, system, batch)
         if system in PYTHAE and has["pythae"]:
             makers[f"{system}: pythae"] = partial(pythae_step, PYTHAE[system], batch)
-        for precision, low in precisions.items() if system in SYSTEMS else ():
+        for precision, low in precisions.items():
             makers[f"{system}: triptych {precision}"] = partial(system_step, system, batch, bf16=low)
     for precision, low in precisions.items():
-        make = partial(triptych_step, Model(), MODALITIES, batch, bf16=low)
+        make = partial(triptych_step, Model(), Objective(), MODALITIES, batch, bf16=low)
         makers[f"default network: triptych {precision}"] = make
     makers["default network: bare loop"] = partial(bare_step, Model(), batch)
     grouped = Model(network="plain", norm="group")
@@ -118,18 +153,19 @@ def contestants(batch_size: int, *, bf16: bool) -> dict[str, Callable[[], Step]]
 def times_peer(name: str, rates: dict[str, dict[str, float | None]]) -> float | None:
     """Samples per CPU-second relative to the peer's of the same system."""
     system, _, who = name.partition(": ")
-    peer = next((rates[f"{system}: {p}"] for p in ("multivae", "pythae") if f"{system}: {p}" in rates), None)
-    if peer is None or not who.startswith("triptych"):
-        return None
-    return float(rates[name]["samples_per_cpu_s"] or 0) / float(peer["samples_per_cpu_s"] or 1)
+    peer = rates.get(SYSTEMS[system].peer) if system in SYSTEMS and who.startswith("triptych") else None
+    return (
+        float(rates[name]["samples_per_cpu_s"] or 0) / float(peer["samples_per_cpu_s"] or 1) if peer else None
+    )
 
 
-def measure(steps: dict[str, Step], batch: int, rounds: int) -> dict[str, dict[str, float | None]]:
+def measure(
+    steps: dict[str, Step], batch: int, rounds: int, updates: int
+) -> dict[str, dict[str, float | None]]:
     """Median rates over rounds in which every loop has its turn."""
     for step in steps.values():
         step()
         step()
-    updates = max(1, 256 // batch)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
@@ -148,18 +184,23 @@ def measure(steps: dict[str, Step], batch: int, rounds: int) -> dict[str, dict[s
 
 
 def system_step(system: str, batch: Batch, *, bf16: bool) -> Step:
-    """Ours, as near to the peer's as choices go."""
-    fusion, modalities = SYSTEMS[system]
-    return triptych_step(PLAIN.model_copy(update={"fusion": fusion}), modalities, batch, bf16=bf16)
+    """Ours with the plain network."""
+    chosen = SYSTEMS[system]
+    config = PLAIN.model_copy(update=chosen.model)
+    return triptych_step(config, chosen.objective, chosen.modalities, batch, bf16=bf16)
 
 
-def triptych_step(config: Model, modalities: tuple[str, ...], batch: Batch, *, bf16: bool) -> Step:
+def triptych_step(
+    config: Model, objective: Objective, modalities: tuple[str, ...], batch: Batch, *, bf16: bool
+) -> Step:
     """The update of the train stage."""
     train = Train(batch=len(batch))
-    model = build_autoencoder(config, Objective(), scene_info(modalities), seed=0)
+    model = build_autoencoder(config, objective, scene_info(modalities), seed=0)
     batch = Batch({name: batch.modalities[name] for name in modalities}, batch.key, batch.index)
     state = TrainingState(model, copy.deepcopy(model), make_optimizer(model, train))
-    update = make_update(state, model, Rules(config, Objective(), train, seed=0, bf16=bf16))
+    state.discriminators = build_discriminators(objective, model, seed=0)
+    state.discriminator_optimizer = make_discriminator_optimizer(state.discriminators, objective, train)
+    update = make_update(state, model, Rules(config, objective, train, seed=0, bf16=bf16))
 
     def step() -> None:
         update(batch)
