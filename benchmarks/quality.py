@@ -164,6 +164,7 @@ def main() -> None:
         for training in wanted:
             overfit(training, setting, arguments.out)
         return
+    read_results(arguments.out, setting)
     missing = [training for training in wanted if not (arguments.out / f"{training.name}.json").exists()]
     print(f"{len(wanted) - len(missing)} of {len(wanted)} trainings are there", flush=True)
     for training in missing:
@@ -171,9 +172,9 @@ def main() -> None:
             print(f"to train: {training.name}")
             continue
         result = run(training, setting, arguments.out)
-        print(f"{training.name}: {result['train_s']:.0f} s", flush=True)
+        print(f"{training.name}: {result['train_s']:.0f} s {result.get('failed', '')}", flush=True)
     results = read_results(arguments.out, setting)
-    rows = summarise(results)
+    rows = summarise(result for result in results if "failed" not in result)
     print("\n".join(table(rows, PEERS)))
     if arguments.json:
         arguments.json.write_text(json.dumps({"setting": asdict(setting), "rows": rows}, indent=1))
@@ -188,19 +189,17 @@ def trainings(systems: Iterable[str], seeds: Sequence[int], scales: Sequence[flo
 
 
 def run(training: Training, setting: Setting, out: Path) -> dict[str, Any]:
-    """Train, score on the test split, and write the result."""
+    """Train, score on the test split, and write the result, also that a training failed."""
     dataset = ShardedDataset(rooms(out, setting.rooms))
     trainee = build(training, setting, dataset.info)
     wall, cpu = time.perf_counter(), time.process_time()
-    fit(trainee, dataset, setting.train(), training.seed)
-    result = {
-        **asdict(setting),
-        **asdict(training),
-        "train_s": time.perf_counter() - wall,
-        "train_cpu_s": time.process_time() - cpu,
-        "torch": torch.__version__,
-        "metrics": score(trainee, dataset),
-    }
+    result = {**asdict(setting), **asdict(training), "torch": torch.__version__}
+    try:
+        fit(trainee, dataset, setting.train(), training.seed)
+        result["metrics"] = score(trainee, dataset)
+    except FloatingPointError as error:
+        result["failed"] = str(error)
+    result |= {"train_s": time.perf_counter() - wall, "train_cpu_s": time.process_time() - cpu}
     dataset.close()
     kept = out / f"{training.name}.json"
     kept.with_suffix(f".{os.getpid()}").write_text(json.dumps(result, indent=1))
@@ -209,11 +208,11 @@ def run(training: Training, setting: Setting, out: Path) -> dict[str, Any]:
 
 
 def overfit(training: Training, setting: Setting, out: Path) -> None:
-    """Print how well eight rooms are known after 250 updates: whether every modality is learned at all."""
+    """Print how well eight rooms are known after 150 updates: whether every modality is learned at all."""
     dataset = ShardedDataset(rooms(out, setting.rooms))
     batch = dataset.read("train", range(8))
-    trainee = build(training, replace(setting, samples=250 * len(batch), batch=len(batch)), dataset.info)
-    for update in range(250):
+    trainee = build(training, replace(setting, samples=150 * len(batch), batch=len(batch)), dataset.info)
+    for update in range(150):
         trainee.update(batch, update * len(batch))
     fidelity = Fidelity(len(dataset.info.class_names))
     with torch.inference_mode():
