@@ -1,10 +1,13 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from scipy.stats import chisquare
 
-from pipeline.models.fusion import product_of_experts
+from pipeline.models.fusion import barycentre, mixture_of_experts, product_of_experts
+from pipeline.models.gaussian import Gaussian
+from pipeline.models.joint import JointEncoder
 from pipeline.models.views import choose_views, draw_subset, subset_masks
 from pipeline.objectives.likelihood import located_nll
 from pipeline.training.randomness import uniform
@@ -152,3 +155,117 @@ def test_only_mixtures_hide_what_is_present() -> None:
         assert views.given[0].all()
         assert not views.given[1:].any()
         assert torch.equal(views.targets, present)
+
+
+AVERAGES = [barycentre, mixture_of_experts]
+
+
+def test_barycentre_averages_means_and_standard_deviations() -> None:
+    mean, logvar = (part.double() for part in experts(3, 5, 4))
+    fused = barycentre(mean, logvar, torch.ones(3, 5, dtype=torch.bool))
+    torch.testing.assert_close(fused.mean, mean.mean(0), rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close((0.5 * fused.logvar).exp(), (0.5 * logvar).exp().mean(0), rtol=1e-14, atol=0)
+
+
+def test_barycentre_is_nearest_to_all_experts() -> None:
+    mean, logvar = (part.double() for part in experts(3, 1, 1))
+    scale = (0.5 * logvar).exp()
+
+    def cost(at: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+        """Sum of squared Wasserstein-2 distances between Gaussians on a line."""
+        return ((mean - at).square() + (scale - spread).square()).sum()
+
+    fused = barycentre(mean, logvar, torch.ones(3, 1, dtype=torch.bool))
+    best = cost(fused.mean, (0.5 * fused.logvar).exp())
+    for shift, stretch in ((0.01, 0.0), (-0.01, 0.0), (0.0, 0.01), (0.0, -0.01)):
+        assert cost(fused.mean + shift, (0.5 * fused.logvar).exp() + stretch) > best
+
+
+def test_mixture_has_the_moments_of_draws_from_its_experts() -> None:
+    mean, logvar = (part.double() for part in experts(3, 1, 4))
+    present = torch.tensor([[True], [False], [True]])
+    fused = mixture_of_experts(mean, logvar, present)
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(2, 100_000, 4, generator=generator, dtype=torch.float64)
+    drawn = (mean[[0, 2]] + (0.5 * logvar[[0, 2]]).exp() * noise).flatten(0, 1)
+    torch.testing.assert_close(fused.mean[0], drawn.mean(0), rtol=0, atol=0.03)
+    torch.testing.assert_close(fused.logvar[0].exp(), drawn.var(0), rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("fuse", AVERAGES)
+def test_identical_experts_average_to_themselves(fuse: Callable[..., Gaussian]) -> None:
+    mean, logvar = (part.double().expand(3, -1, -1) for part in experts(1, 5, 4))
+    fused = fuse(mean, logvar, torch.ones(3, 5, dtype=torch.bool))
+    torch.testing.assert_close(fused.mean, mean[0], rtol=0, atol=1e-14)
+    torch.testing.assert_close(fused.logvar, logvar[0], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("fuse", AVERAGES)
+def test_averages_ignore_order_and_what_an_absent_expert_holds(fuse: Callable[..., Gaussian]) -> None:
+    mean, logvar = experts(3, 4, 4)
+    present = torch.ones(3, 4, dtype=torch.bool)
+    present[1] = False
+    present[:, 3] = False
+    removed = fuse(mean[[2, 0]], logvar[[2, 0]], present[[2, 0]])
+    assert not removed.mean[3].any()
+    assert not removed.logvar[3].any()
+    gradients = []
+    for filler in (0.0, math.nan, math.inf, -math.inf):
+        filled = [torch.where(present[..., None], part, filler).requires_grad_() for part in (mean, logvar)]
+        fused = fuse(*filled, present)
+        torch.testing.assert_close(fused.mean, removed.mean, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(fused.logvar, removed.logvar, rtol=1e-6, atol=1e-6)
+        gradients.append(torch.autograd.grad(fused.mean.sum() + fused.logvar.sum(), filled))
+        assert all(not part[~present].any() for part in gradients[-1])
+    for other in gradients[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(gradients[0], other, strict=True))
+
+
+@pytest.mark.parametrize("fuse", AVERAGES)
+def test_averages_of_extreme_variances_stay_finite_in_half_precision(fuse: Callable[..., Gaussian]) -> None:
+    for values in ([-20.0, -20.0], [20.0, 20.0], [-20.0, 20.0]):
+        logvar = torch.tensor(values, dtype=torch.bfloat16)[:, None, None].requires_grad_()
+        mean = torch.tensor([3.0, -5.0], dtype=torch.bfloat16)[:, None, None].requires_grad_()
+        fused = fuse(mean, logvar, torch.ones(2, 1, dtype=torch.bool))
+        assert fused.mean.dtype == fused.logvar.dtype == torch.float32
+        assert fused.mean.item() == -1.0
+        found = torch.autograd.grad(fused.mean.sum() + fused.logvar.sum(), [mean, logvar])
+        assert all(part.isfinite().all() for part in (fused.logvar, *found))
+    same = torch.full((2, 1, 1), -20.0, dtype=torch.bfloat16)
+    assert fuse(torch.zeros_like(same), same, torch.ones(2, 1, dtype=torch.bool)).logvar.item() == -20.0
+
+
+@pytest.mark.parametrize("pool", ["mean", "attention"])
+def test_a_joint_encoder_sees_nothing_of_what_is_absent(pool: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        joint = JointEncoder(3, 8, pool)
+    feature = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1))
+    present = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 1, 1, 0], [1, 1, 1, 0, 0]]).bool()
+    results = []
+    for filler in (0.0, 9.0, math.nan, math.inf):
+        filled = torch.where(present[..., None], feature, filler).requires_grad_()
+        result = joint(filled, present)
+        inputs, *weights = torch.autograd.grad(result.square().sum(), [filled, *joint.parameters()])
+        assert not inputs[~present].any()
+        assert inputs[present].abs().sum(dim=1).min() > 0
+        results.append((result, inputs, *weights))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    for row in range(5):
+        alone = joint(feature[:, [row]], present[:, [row]])
+        torch.testing.assert_close(alone, results[0][0][[row]], rtol=1e-5, atol=1e-6)
+
+
+def test_attention_pools_by_a_softmax_over_what_is_present() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        joint = JointEncoder(2, 8, "attention").double()
+    feature = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    present = torch.tensor([[True, True, False], [True, False, True]])
+    assert joint.score is not None
+    pooled = joint._pool(torch.where(present[..., None], feature, 0.0), present)
+    torch.testing.assert_close(pooled[1], feature[0, 1])
+    torch.testing.assert_close(pooled[2], feature[1, 2])
+    weight = joint.score(feature[:, 0]).softmax(dim=0).repeat_interleave(2, dim=1)
+    torch.testing.assert_close(pooled[0], (weight * feature[:, 0]).sum(dim=0))
