@@ -172,3 +172,22 @@ def test_weights_and_beta_scale_their_terms() -> None:
     terms = loss.terms
     expected = 2 * terms["rgb_nll"] + 0.5 * terms["seg_nll"] + 0.1 * (terms["kl"] + terms["kl_private_rgb"])
     torch.testing.assert_close(loss.total.detach(), expected)
+
+
+@pytest.mark.parametrize("network", ["residual", "plain"])
+@pytest.mark.parametrize("latent", [6, (2, 4, 4)])
+def test_a_missing_modality_stays_unseen_by_every_network(
+    network: str, latent: int | tuple[int, int, int]
+) -> None:
+    model = make_model(Model(latent=latent, private={"rgb": 3}, width=8, network=network))
+    totals = []
+    for filler in (0.0, math.nan):
+        model.zero_grad()
+        loss = lose(model, without(make_batch(3), "rgb", [0, 1, 2], filler))
+        loss.total.backward()
+        totals.append(loss.total.item())
+        assert all(not p.grad.any() for p in model.encoders["rgb"].parameters())
+        assert all(not p.grad.any() for p in model.decoders["rgb"].parameters())
+        assert any(p.grad.any() for p in model.encoders["depth"].parameters())
+    assert totals[0] == totals[1]
+    assert math.isfinite(totals[0])

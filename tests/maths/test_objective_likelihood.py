@@ -10,7 +10,7 @@ from pipeline.config.objective import DepthLikelihood, Objective, RgbLikelihood
 from pipeline.data.batch import Batch, ModalityBatch
 from pipeline.models.autoencoder import build_autoencoder
 from pipeline.models.variables import Decoded
-from pipeline.objectives.likelihood import categorical_nll, located_nll, nll, reported_nll
+from pipeline.objectives.likelihood import categorical_nll, cross_entropy, located_nll, nll, reported_nll
 
 
 def everywhere(rows: int, size: int = SIZE) -> torch.Tensor:
@@ -172,3 +172,55 @@ def test_classes_are_counted_by_the_dataset() -> None:
     decoded = model.decode(torch.zeros(1, 32), {"rgb": torch.zeros(1, 16)})
     assert decoded.seg is not None
     assert decoded.seg.shape == (1, CLASSES, SIZE, SIZE)
+
+
+def test_cross_entropy_of_values_that_are_0_or_1_is_their_bernoulli_nll() -> None:
+    generator = torch.Generator().manual_seed(0)
+    share = torch.rand(2, 3, 8, 8, generator=generator)
+    value = (torch.rand(2, 3, 8, 8, generator=generator) < 0.5).float()
+    expected = -torch.distributions.Bernoulli(probs=share).log_prob(value).flatten(1).sum(1)
+    torch.testing.assert_close(cross_entropy(share, value, everywhere(2, 8)), expected)
+
+
+def test_cross_entropy_is_least_at_the_value_where_it_is_the_values_entropy() -> None:
+    value = torch.tensor([0.1, 0.25, 0.5, 0.9]).view(1, 1, 2, 2).double()
+    logit = torch.zeros_like(value, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logit], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-15)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        total = cross_entropy(logit.sigmoid(), value, everywhere(1, 2)).sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    torch.testing.assert_close(logit.detach().sigmoid(), value, rtol=0, atol=1e-5)
+    entropy = -(value * value.log() + (1 - value) * (1 - value).log()).sum()
+    assert loss().item() == pytest.approx(entropy.item())
+
+
+@pytest.mark.parametrize("filler", [math.nan, math.inf])
+def test_cross_entropy_never_sees_a_pixel_without_a_value(filler: float) -> None:
+    valid = everywhere(2, 4)
+    valid[0, 0, 1], valid[1] = False, False
+    value = torch.where(valid[:, None], torch.full((2, 3, 4, 4), 0.3), filler)
+    logit = torch.zeros(2, 3, 4, 4, requires_grad=True)
+    cost = cross_entropy(logit.sigmoid(), value, valid)
+    (gradient,) = torch.autograd.grad(cost.sum(), logit)
+    assert cost[0].item() == pytest.approx(45 * math.log(2))
+    assert cost[1].item() == 0.0
+    assert not gradient[0, :, 0, 1].any()
+    assert not gradient[1].any()
+    torch.testing.assert_close(gradient[0, 0, 0, 0], torch.tensor(0.2))  # y - x at the logit
+
+
+def test_with_cross_entropy_rgb_is_a_share_and_has_no_scale_to_learn() -> None:
+    objective = Objective(rgb=RgbLikelihood(density="bce"))
+    model, batch = make_model(objective=objective), make_batch(2)
+    decoded = model.decode(torch.randn(2, 6) * 50, {"rgb": torch.randn(2, 3) * 50})
+    assert decoded.rgb is not None
+    assert decoded.rgb.min() >= 0.0
+    assert decoded.rgb.max() <= 1.0
+    rows = nll(model, decoded, batch, objective)["rgb"]
+    torch.testing.assert_close(rows, cross_entropy(decoded.rgb, batch.modalities["rgb"].value, everywhere(2)))
+    assert not model.log_scales["rgb"].requires_grad
