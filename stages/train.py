@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.model import Model
-from pipeline.config.objective import Objective
+from pipeline.config.objective import ImageAdversary, Objective
+from pipeline.config.system import posterior_kind
 from pipeline.config.training import Train
 from pipeline.data.loader.batches import training_batches
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.errors import InputError
 from pipeline.models.autoencoder import build_autoencoder
+from pipeline.models.networks import refuse_batch_norm
 from pipeline.models.pretrained import save_pretrained
 from pipeline.orchestration.distributed import Processes, connect, native_bf16
 from pipeline.orchestration.stage import Context, Manifest
@@ -44,6 +46,8 @@ def run(config: TrainInputs, context: Context) -> Manifest:
             not fit.
         Interrupted: If asked to stop; everything is saved then.
     """
+    passes = _decoder_passes(config.model, config.objective)
+    refuse_batch_norm(config.model, processes=context.world.size, passes=passes)
     dataset = ShardedDataset(context.inputs["dataset"])
     with connect(context.world, config.train.device) as processes:
         model = build_autoencoder(config.model, config.objective, dataset.info, context.seed)
@@ -131,6 +135,13 @@ def _train(
             advance=lambda values: context.progress.advance(train.batch, f"loss {values['loss']:.0f}"),
         )
     context.progress.finish()
+
+
+def _decoder_passes(model: Model, objective: Objective) -> int:
+    """How often an update decodes: reconstructions, draws from the prior for the adversary, or both."""
+    adversary = objective.adversary
+    generates = isinstance(adversary, ImageAdversary) and adversary.fakes != "reconstructions"
+    return int(generates) + int(posterior_kind(model, objective) != "none")
 
 
 def _bf16(precision: str, directory: Path, processes: Processes) -> bool:

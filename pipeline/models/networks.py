@@ -9,11 +9,9 @@ from torch import nn
 from pipeline.config.model import Model
 from pipeline.errors import InputError
 from pipeline.models.layers import Features, Latents
-from pipeline.models.network_patch import PatchDecoder, PatchEncoder, stage_widths
+from pipeline.models.network_patch import PatchDecoder, PatchEncoder
 from pipeline.models.network_plain import PlainDecoder, PlainEncoder
 from pipeline.models.network_residual import ResidualDecoder, ResidualEncoder
-
-__all__ = ["Decoder", "Encoder", "build_decoder", "build_encoder", "refuse_batch_norm", "stage_widths"]
 
 
 def build_encoder(
@@ -124,13 +122,3 @@ def refuse_batch_norm(config: Model, *, processes: int, passes: int) -> None:
 def _refuse_sizes(config: Model, image_size: int) -> None:
     if mistake := config.mistake_at(image_size):
         raise InputError(mistake)
-
-
-def Encoder(channels: int, image_size: int, out_features: int, width: int) -> nn.Module:  # noqa: N802
-    """The patch network as it was called before; for callers that have not changed yet."""
-    return PatchEncoder(channels, image_size, Features(out_features), width)
-
-
-def Decoder(in_features: int, channels: int, image_size: int, width: int) -> nn.Module:  # noqa: N802
-    """The patch network as it was called before; for callers that have not changed yet."""
-    return PatchDecoder(Latents(in_features), channels, image_size, width)
