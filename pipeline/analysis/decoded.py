@@ -27,7 +27,7 @@ def decoded_views(model: SharedLatentAutoencoder, decoded: Decoded) -> Views:
     if decoded.rgb is not None:
         rgb = decoded.rgb.clamp(0.0, 1.0).float().cpu().numpy()
     if decoded.depth is not None:
-        depth_m = model.to_metres(decoded.depth)[:, 0].float().cpu().numpy()
+        depth_m = model.units.to_metres(decoded.depth)[:, 0].float().cpu().numpy()
     if decoded.seg is not None:
         labels = decoded.seg.argmax(dim=1).cpu().numpy().astype(np.uint8)
     return Views(rgb, depth_m, labels)

@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pipeline.config.model import Model
 from pipeline.config.objective import AdversarialRegulariser, Objective
 from pipeline.config.system import posterior_kind
 from pipeline.data.batch import Batch, ModalityBatch
-from pipeline.data.modality import DatasetInfo, DepthStatistics
+from pipeline.data.modality import DatasetInfo
 from pipeline.errors import InputError
 from pipeline.models.code_prior import CodePrior, codes
 from pipeline.models.fusion import (
@@ -25,9 +24,10 @@ from pipeline.models.fusion import (
 )
 from pipeline.models.gaussian import Gaussian
 from pipeline.models.implicit import ImplicitPosterior
-from pipeline.models.inversion import invert, mismatch
+from pipeline.models.inversion import invert
 from pipeline.models.joint import JointEncoder
 from pipeline.models.networks import build_decoder, build_encoder
+from pipeline.models.units import units_of
 from pipeline.models.variables import Decoded, Experts, Noise, Output, Posterior
 
 LOGVAR_RANGE = (-12.0, 8.0)
@@ -51,6 +51,7 @@ class SharedLatentAutoencoder(nn.Module):
         private: Dimensions of each private latent; only modalities that have one.
         class_names: Of the segmentation, in the order of the logits.
         image_size: Height and width in pixels.
+        units: What networks work in.
         fusion: How experts become a posterior.
         posterior_kind: Gaussian, point, implicit, or none where there are no encoders.
         held_to_prior: Whether training holds codes to N(0, I).
@@ -74,8 +75,7 @@ class SharedLatentAutoencoder(nn.Module):
         self.prior_experts: PriorExperts = config.prior_expert or (
             "none" if config.fusion == "mvtcae" else "full"
         )
-        self.depth_space = objective.depth.space
-        self.depth_mean, self.depth_std = _depth_standard(info.depth, objective.depth.space)
+        self.units = units_of(info, objective.depth.space)
         self.scale_floor = {"rgb": objective.rgb.scale_floor, "depth": objective.depth.scale_floor}
         self._build_networks(config)
         self.log_scales = nn.ParameterDict({
@@ -182,9 +182,8 @@ class SharedLatentAutoencoder(nn.Module):
 
     @property
     def input_channels(self) -> dict[str, int]:
-        """Channels of `network_input` of each modality: depth comes with its validity, labels one-hot."""
-        channels = {"rgb": 3, "depth": 2, "seg": len(self.class_names)}
-        return {name: channels[name] for name in self.modalities}
+        """Channels of `network_input` of each modality."""
+        return {name: self.units.channels(name) for name in self.modalities}
 
     @property
     def noise_size(self) -> int:
@@ -226,17 +225,13 @@ class SharedLatentAutoencoder(nn.Module):
         self, depth_m: Float[Tensor, "batch 1 height width"], valid: Bool[Tensor, "batch height width"]
     ) -> Float[Tensor, "batch 1 height width"]:
         """Metres to the units of `Decoded.depth`; 0, the mean, where invalid."""
-        mask = valid[:, None]
-        value = torch.where(mask, depth_m.to(self._dtype), 1.0)
-        value = value.log() if self.depth_space == "log" else value
-        return torch.where(mask, (value - self.depth_mean) / self.depth_std, 0.0)
+        return self.units.standardise(depth_m.to(self._dtype), valid)
 
-    def to_metres(
-        self, standardised: Float[Tensor, "batch 1 height width"]
-    ) -> Float[Tensor, "batch 1 height width"]:
-        """The inverse of `standardise`."""
-        value = standardised * self.depth_std + self.depth_mean
-        return value.exp() if self.depth_space == "log" else value
+    def network_input(
+        self, name: str, modality: ModalityBatch
+    ) -> Float[Tensor, "batch channel height width"]:
+        """What the encoder of a modality sees; 0 wherever there is no value."""
+        return self.units.network_input(name, modality, self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -300,23 +295,14 @@ class SharedLatentAutoencoder(nn.Module):
         """Points whose decoded scenes are most like what is seen; the prior where nothing is."""
         assert experts.sample is not None
         sizes = [self.latent, *self.private.values()]
-        with torch.inference_mode(False), torch.enable_grad():
-            batch = experts.sample.copied()
-            rows = {
-                name: seen[self.modalities.index(name)].clone()[:, None, None] for name in batch.modalities
-            }
-            masks = {name: modality.valid & rows[name] for name, modality in batch.modalities.items()}
-            images = {
-                name: self.standardise(part.value, part.valid) if name == "depth" else part.value
-                for name, part in batch.modalities.items()
-            }
 
-            def unlike(code: Float[Tensor, "rows code"]) -> Float[Tensor, " rows"]:
-                shared, *private = code.split(sizes, dim=1)  # type: ignore[no-untyped-call]
-                decoded = self.decode(shared, dict(zip(self.private, private, strict=True)))
-                return mismatch(decoded, images, masks)
+        def decode(code: Float[Tensor, "rows code"]) -> Decoded:
+            shared, *private = code.split(sizes, dim=1)  # type: ignore[no-untyped-call]
+            return self.decode(shared, dict(zip(self.private, private, strict=True)))
 
-            code = invert(unlike, len(batch), sum(sizes), device=batch.index.device, dtype=self._dtype)
+        code = invert(
+            decode, self.units, experts.sample, dict(zip(self.modalities, seen, strict=True)), sum(sizes)
+        )
         shared, *private = code.split(sizes, dim=1)  # type: ignore[no-untyped-call]
         logvar = torch.where(seen.any(dim=0)[:, None], POINT_LOGVAR, 0.0)
         points = [Gaussian(point, logvar.expand_as(point)) for point in (shared, *private)]
@@ -339,30 +325,6 @@ class SharedLatentAutoencoder(nn.Module):
         feature = at_least_float32(self.encoders[name](image, dropped))
         mean, logvar = feature.chunk(2, dim=1)
         return mean, logvar if self.fusion == "joint" else logvar.clamp(*LOGVAR_RANGE)
-
-    def network_input(
-        self, name: str, modality: ModalityBatch
-    ) -> Float[Tensor, "batch channel height width"]:
-        """Values centred on 0, and 0 wherever there is none: nothing else of such a pixel is ever seen."""
-        mask = modality.valid & modality.present[:, None, None]
-        match name:
-            case "rgb":
-                image = torch.where(mask[:, None], modality.value.to(self._dtype) - 0.5, 0.0)
-            case "depth":
-                image = torch.cat(
-                    [self.standardise(modality.value, mask), mask[:, None].to(self._dtype)], dim=1
-                )
-            case _:
-                image = self._one_hot(torch.where(mask, modality.value, len(self.class_names)))
-        return image.contiguous(memory_format=torch.channels_last)
-
-    def _one_hot(
-        self, labels: Int[Tensor, "batch height width"]
-    ) -> Float[Tensor, "batch class height width"]:
-        """Rows of an identity matrix, which beats comparing with every class; all zero for no label."""
-        classes = len(self.class_names)
-        rows = torch.eye(classes + 1, classes, dtype=self._dtype, device=labels.device)
-        return F.embedding(labels, rows).permute(0, 3, 1, 2)
 
 
 def build_autoencoder(
@@ -397,15 +359,6 @@ def code_prior(objective: Objective) -> tuple[CodePrior, int]:
     if isinstance(regulariser, AdversarialRegulariser):
         return regulariser.prior, regulariser.components
     return "normal", 0
-
-
-def _depth_standard(statistics: DepthStatistics | None, space: str) -> tuple[float, float]:
-    if statistics is None:
-        return 0.0, 1.0
-    mean, std = (
-        (statistics.log_mean, statistics.log_std) if space == "log" else (statistics.mean_m, statistics.std_m)
-    )
-    return mean, std if std > 0.0 else 1.0
 
 
 def _prior_unless(seen: Bool[Tensor, " batch"], gaussian: Gaussian) -> Gaussian:

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pipeline.data.batch import Batch
 from pipeline.data.modality import IGNORE_INDEX
+from pipeline.models.units import Units
 from pipeline.models.variables import Decoded
 
 STARTS = 16
@@ -25,41 +27,55 @@ SCALE = 0.1
 LEARNING_RATE = 0.1
 """At the first step; it falls to 0 along a cosine."""
 
-Mismatch = Callable[[Tensor], Tensor]
-"""Latents (rows latent) to how unlike each row's scene what they decode to is, in nats."""
+Decode = Callable[[Tensor], Decoded]
+"""Codes (rows code), the shared latent and then every private one, to scenes."""
 
 
 def invert(
-    mismatch: Mismatch,
-    rows: int,
-    latent: int,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Float[Tensor, "rows latent"]:
-    """Minimise mismatch + |z|^2 / 2 over each row's latent: the most probable one under N(0, I).
+    decode: Decode,
+    units: Units,
+    sample: Batch,
+    seen: Mapping[str, Bool[Tensor, " rows"]],
+    size: int,
+) -> Float[Tensor, "rows code"]:
+    """Minimise mismatch + |z|^2 / 2 over each row's code: the most probable one under N(0, I).
 
     The best of a few fixed draws is where Adam starts. Rows do not depend on each other, nor on
     anything random.
 
     Args:
-        mismatch: Latents (rows latent) to nats per row.
-        rows: Number of scenes.
-        latent: Dimensions.
-        device: Of the latents.
-        dtype: Of the latents.
+        decode: With weights that need no gradient.
+        units: Of what is decoded.
+        sample: The scenes.
+        seen: Which rows may be looked at, per modality.
+        size: Dimensions of a code.
 
     Source: Creswell & Bharath 2018 (arXiv:1611.05644), inverting the generator with the latent's prior
         as a regulariser.
     """
+    with torch.inference_mode(False), torch.enable_grad():
+        batch = sample.copied()
+        masks = {n: part.valid & seen[n].clone()[:, None, None] for n, part in batch.modalities.items()}
+        images = {
+            name: units.standardise(part.value, part.valid) if name == "depth" else part.value
+            for name, part in batch.modalities.items()
+        }
+        return _descend(
+            lambda code: mismatch(decode(code), images, masks), len(batch), size, batch.index.device
+        )
+
+
+def _descend(
+    unlike: Callable[[Tensor], Tensor], rows: int, latent: int, device: torch.device
+) -> Float[Tensor, "rows latent"]:
     generator = torch.Generator().manual_seed(0)
-    starts = torch.randn(STARTS, latent, generator=generator, dtype=torch.float64).to(device, dtype)
+    starts = torch.randn(STARTS, latent, generator=generator, dtype=torch.float64).to(device).float()
     with torch.no_grad():
-        cost = torch.stack([mismatch(start.expand(rows, -1)) for start in starts])
+        cost = torch.stack([unlike(start.expand(rows, -1)) for start in starts])
     code = starts[cost.argmin(dim=0)].clone().requires_grad_()
     first, second = torch.zeros_like(code), torch.zeros_like(code)
     for step in range(1, STEPS + 1):
-        loss = mismatch(code) + 0.5 * code.square().sum(dim=1)
+        loss = unlike(code) + 0.5 * code.square().sum(dim=1)
         (gradient,) = torch.autograd.grad(loss.sum(), code)
         first = 0.9 * first + 0.1 * gradient
         second = 0.99 * second + 0.01 * gradient.square()

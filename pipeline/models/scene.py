@@ -56,7 +56,7 @@ def scenes(model: SharedLatentAutoencoder, decoded: Decoded, depth: DepthStatist
             .numpy(force=True)
         )
     if decoded.depth is not None:
-        raw = model.to_metres(decoded.depth)[:, 0].float()
+        raw = model.units.to_metres(decoded.depth)[:, 0].float()
         metres = (raw.clamp(depth.min_m, depth.max_m) if depth else raw).numpy(force=True)
     if decoded.seg is not None:
         seg = decoded.seg.argmax(dim=1).to(torch.uint8).numpy(force=True)

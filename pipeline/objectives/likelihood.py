@@ -138,8 +138,8 @@ def reported_nll(
         if name == "rgb":
             reported[name] = row + 3 * pixels * math.log(255.0)
         elif name == "depth":
-            reported[name] = row + pixels * math.log(model.depth_std)
-            if model.depth_space == "log":
+            reported[name] = row + pixels * math.log(model.units.depth_std)
+            if model.units.depth_space == "log":
                 depth_m = torch.where(mask[:, None], batch.modalities[name].value, 1.0)
                 reported[name] = reported[name] + depth_m.log().flatten(1).sum(dim=1)
     return reported

@@ -10,7 +10,7 @@ from pipeline.config.model import Model
 from pipeline.config.objective import DepthLikelihood, Objective
 from pipeline.errors import InputError
 from pipeline.models.autoencoder import build_autoencoder
-from pipeline.models.networks import Decoder, Encoder, stage_widths
+from pipeline.models.network_patch import stage_widths
 from pipeline.models.pretrained import load_pretrained, posterior_mean, save_pretrained, weight_bytes
 
 SMALL = Model(latent=6, private={"rgb": 3}, width=8)
@@ -26,16 +26,6 @@ def test_weights_depend_on_the_seed_alone() -> None:
     assert weight_bytes(make_model(seed=6)) != first
 
 
-@pytest.mark.parametrize("size", [32, 64, 128, 256])
-def test_networks_fit_every_image_size_and_never_mix_rows(size: int) -> None:
-    encoder, decoder = Encoder(3, size, 5, 8), Decoder(5, 3, size, 8)
-    image = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    features = encoder(image)
-    assert decoder(features).shape == image.shape
-    torch.testing.assert_close(encoder(image[1:]), features[1:])
-    torch.testing.assert_close(decoder(features[1:]), decoder(features)[1:])
-
-
 def test_channels_double_towards_the_innermost_map() -> None:
     assert stage_widths(32, 8) == [16, 32]
     assert stage_widths(64, 8) == [8, 16, 32]
@@ -47,9 +37,9 @@ def test_metres_return_from_standardised_units(space: str) -> None:
     model = make_model(SMALL, Objective(depth=DepthLikelihood(space=space)))
     depth = make_batch(2).modalities["depth"]
     standardised = model.standardise(depth.value, depth.valid)
-    torch.testing.assert_close(model.to_metres(standardised), depth.value)
+    torch.testing.assert_close(model.units.to_metres(standardised), depth.value)
     mean = 3.0 if space == "metric" else math.exp(1.1)
-    assert model.to_metres(torch.zeros(1, 1, 1, 1)).item() == pytest.approx(mean)
+    assert model.units.to_metres(torch.zeros(1, 1, 1, 1)).item() == pytest.approx(mean)
     assert not model.standardise(depth.value, torch.zeros_like(depth.valid)).any()
 
 
