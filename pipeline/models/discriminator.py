@@ -70,10 +70,8 @@ class SceneDiscriminator(nn.Module):
         widths = stage_widths(image_size, width)
         self.embed = nn.Linear(PATCH**2 * scene_channels(modalities, classes), widths[0])
         self.halvings = nn.ModuleList(Halving(before, after) for before, after in pairwise(widths))
-        self.patch_head = nn.Conv2d(widths[1], 1, 1, bias=head_bias) if heads != "global" else None
-        self.global_head = (
-            nn.Linear(SMALLEST**2 * widths[-1], 1, bias=head_bias) if heads != "patch" else None
-        )
+        self.patch_head = Head(widths[1], head_bias) if heads != "global" else None
+        self.global_head = Head(SMALLEST**2 * widths[-1], head_bias) if heads != "patch" else None
         patches = (image_size // PATCH // 2) ** 2 if heads != "global" else 0
         each = torch.full((patches,), 1.0 / max(patches, 1))
         whole = torch.ones(1 if heads != "patch" else 0)
@@ -87,9 +85,10 @@ class SceneDiscriminator(nn.Module):
         for stage, halving in enumerate(self.halvings):
             hidden = halving(hidden)
             if stage == 0 and self.patch_head is not None:
-                logits.append(self.patch_head(F.leaky_relu(hidden, SLOPE)).flatten(1))
+                by_patch = rearrange(F.leaky_relu(hidden, SLOPE), "b c h w -> b (h w) c")
+                logits.append(self.patch_head(by_patch))
         if self.global_head is not None:
-            innermost = rearrange(F.leaky_relu(hidden, SLOPE), "b c h w -> b (h w c)")
+            innermost = rearrange(F.leaky_relu(hidden, SLOPE), "b c h w -> b 1 (h w c)")
             logits.append(self.global_head(innermost))
         return Judgement(at_least_float32(torch.cat(logits, dim=1)), embedded)
 
@@ -114,6 +113,20 @@ class Halving(nn.Module):
         added = self.residual(F.leaky_relu(hidden, SLOPE))
         mixed: Tensor = (kept + added) * math.sqrt(0.5)
         return mixed
+
+
+class Head(nn.Module):
+    """One logit of features; its weight is a vector, whose gradient has one layout only."""
+
+    def __init__(self, features: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(features) / math.sqrt(features))
+        self.bias = nn.Parameter(torch.zeros(1)) if bias else None
+
+    def forward(self, features: Float[Tensor, "batch place feature"]) -> Float[Tensor, "batch place"]:
+        """A logit per place."""
+        logits: Tensor = features @ self.weight
+        return logits if self.bias is None else logits + self.bias
 
 
 def build_discriminator(

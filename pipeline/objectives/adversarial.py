@@ -18,7 +18,7 @@ from pipeline.models.fusion import at_least_float32
 Kind = Literal["relativistic", "nonsaturating", "hinge"]
 
 LARGEST_ADAPTIVE_WEIGHT = 10.0
-"""However small the discriminator's gradient becomes, it is not blown up further."""
+"""Per event: however small the discriminator's gradient becomes, it is not blown up further."""
 
 
 def discriminator_loss(
@@ -141,17 +141,21 @@ def ramp(samples_seen: int, section: ImageAdversary) -> Ramp:
 
 
 def adaptive_weight(
-    reconstruction_norm: Float[Tensor, ""], adversarial_norm: Float[Tensor, ""]
+    reconstruction_norm: Float[Tensor, ""], adversarial_norm: Float[Tensor, ""], events: int
 ) -> Float[Tensor, ""]:
-    """Factor that makes the two gradients alike in norm, at most `LARGEST_ADAPTIVE_WEIGHT`; detached.
+    """Factor that makes the two gradients alike in norm, at most 10 per event of a row; detached.
+
+    The limit is per event because reconstructions are in nats summed over the events of a row, the
+    generator's loss in nats per row: in the units of losses averaged over pixels it is 10.
 
     Args:
         reconstruction_norm: Of the gradient of the reconstruction at what was decoded, over the global
             batch.
         adversarial_norm: Of the gradient of the generator's loss, likewise.
+        events: Values that a row's reconstruction sums over.
 
     Source: Esser, Rombach & Ommer 2021 (arXiv:2012.09841), equation 7, whose gradients are at the last
         layer of the decoder; here there are several decoders, and what they decode is common ground.
     """
     ratio = reconstruction_norm.detach() / (adversarial_norm.detach() + 1e-6)
-    return ratio.clamp(max=LARGEST_ADAPTIVE_WEIGHT)
+    return ratio.clamp(max=LARGEST_ADAPTIVE_WEIGHT * events)

@@ -211,3 +211,9 @@ def squared_norm(gradient: Sequence[Tensor]) -> Float[Tensor, ""]:
 def decoded_tensors(decoded: Decoded) -> tuple[Tensor, ...]:
     """What there is of it."""
     return tuple(image for image in (decoded.rgb, decoded.depth, decoded.seg) if image is not None)
+
+
+def scene_events(model: SharedLatentAutoencoder) -> int:
+    """Values of a whole scene: what the reconstruction of a row without gaps sums over."""
+    values = {"rgb": 3, "depth": 1, "seg": 1}
+    return model.image_size**2 * sum(values[name] for name in model.modalities)

@@ -208,6 +208,10 @@ def test_the_schedule_reconstructs_then_learns_to_tell_then_rises() -> None:
 
 
 def test_the_adaptive_weight_evens_out_gradients_up_to_a_limit() -> None:
-    assert adaptive_weight(torch.tensor(3.0), torch.tensor(2.0)).item() == pytest.approx(1.5, rel=1e-5)
-    assert adaptive_weight(torch.tensor(3.0), torch.tensor(0.0)).item() == LARGEST_ADAPTIVE_WEIGHT
-    assert adaptive_weight(torch.tensor(0.0), torch.tensor(0.0)).item() == 0.0
+    def weight(reconstruction: float, adversarial: float) -> float:
+        return adaptive_weight(torch.tensor(reconstruction), torch.tensor(adversarial), events=100).item()
+
+    assert weight(3.0, 2.0) == pytest.approx(1.5, rel=1e-5)
+    assert weight(300.0, 0.5) == pytest.approx(600.0, rel=1e-5)
+    assert weight(3.0, 0.0) == 100 * LARGEST_ADAPTIVE_WEIGHT
+    assert weight(0.0, 0.0) == 0.0

@@ -19,6 +19,7 @@ from pipeline.training.adversary import (
     learn_to_tell,
     pair_up,
     pull_on_decoders,
+    scene_events,
     squared_norm,
 )
 
@@ -236,6 +237,10 @@ def test_a_reconstruction_without_gradient_at_an_image_counts_zero_and_its_graph
     assert squared_norm(gradient).item() == pytest.approx(rgb.square().sum().item(), rel=1e-12)
     assert not gradient[1].any()
     torch.autograd.backward(loss)
+
+
+def test_a_scene_has_three_values_of_rgb_one_depth_and_one_label_per_pixel() -> None:
+    assert scene_events(make_model()) == 5 * SIZE**2
 
 
 def test_fakes_that_were_not_decoded_are_refused() -> None:
