@@ -2,12 +2,11 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -20,30 +19,36 @@ from pipeline.analysis.gallery import (
     draw_translations,
     known_only,
 )
+from pipeline.analysis.generated import Reference, reference_rows, score_generated
 from pipeline.analysis.grid import save_png
 from pipeline.analysis.views import Views
 from pipeline.config.schema import Evaluate
 from pipeline.data.batch import Batch
 from pipeline.data.loader.batches import sequential_batches
 from pipeline.data.loader.dataset import ShardedDataset
+from pipeline.durable import write_json
 from pipeline.errors import InputError
 from pipeline.metrics.constant import constant_scene
+from pipeline.metrics.features import feature_digest, load_features, spread
 from pipeline.metrics.fidelity import Fidelity, predict
 from pipeline.metrics.likelihood import draw_noise, model_nll, noise_rows
-from pipeline.models.autoencoder import Decoded, Experts
-from pipeline.models.encoded import encoded
 from pipeline.models.pretrained import Pretrained, load_pretrained
-from pipeline.models.prior import fit_aggregate_prior
+from pipeline.models.prior import PRIOR_FILE, LatentPrior, save_prior
+from pipeline.models.training_prior import fit_training_prior
+from pipeline.models.variables import Decoded, Experts
+from pipeline.orchestration.dataset_features import dataset_features
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, Manifest
 
 CONSTANT_SAMPLES = 2_000
 """Most training samples that the constant scene is computed from, evenly spaced."""
 
-PRIOR_SAMPLES = 500
-"""Most training samples whose posteriors the prior of the sample pictures is fitted to."""
+PRIOR_SAMPLES = 1_500
+"""Most training samples whose posteriors the latent prior is fitted to, evenly spaced."""
 
 PICTURES = "pictures"
+GENERATION = "generation.json"
+"""What the scores of generated scenes were measured with."""
 
 HEADLINE = {"rgb": "rgb_psnr_db", "depth": "depth_absrel", "seg": "seg_miou"}
 """The metric of each modality that tables show: given everything, and given the first modality alone."""
@@ -85,19 +90,28 @@ def run(config: Evaluate, context: Context) -> Manifest:
         scored_s = time.monotonic() - started_s
         metrics |= score_likelihood(evaluation)
         metrics |= score_constant(evaluation)
-        draw_pictures(evaluation, context.directory / PICTURES)
-    if broken := [name for name, value in metrics.items() if not math.isfinite(value)]:
-        raise InputError(
-            f"evaluate: {broken[0]} is {metrics[broken[0]]}: the trained model is broken; "
-            f"look at its history.jsonl and train again, perhaps with a lower train.learning_rate"
-        )
+    _refuse_broken(metrics)
+    generating_s = time.monotonic()
+    prior = fit_training_prior(
+        evaluation.pretrained,
+        (batch.to(evaluation.device) for batch in _spread_batches(evaluation, "train", PRIOR_SAMPLES)),
+        config.prior,
+        context.seed,
+    )
+    save_prior(context.directory / PRIOR_FILE, prior)
+    metrics |= score_generation(evaluation, prior, context)
+    _refuse_broken(metrics)
+    generating_s = time.monotonic() - generating_s
+    with torch.inference_mode():
+        draw_pictures(evaluation, prior, context.directory / PICTURES)
     return Manifest(
         metrics=metrics,
         headline=tuple(name for name in headline(evaluation.pretrained.info.modalities) if name in metrics),
-        outputs={"pictures": PICTURES},
+        outputs={"pictures": PICTURES, "prior": PRIOR_FILE},
         timing={
             "evaluate_s": time.monotonic() - started_s,
             "scoring_s": scored_s,
+            "generation_s": generating_s,
             "scored_samples_per_s": evaluation.samples / scored_s,
         },
     )
@@ -155,7 +169,28 @@ def score_likelihood(evaluation: Evaluation) -> dict[str, float]:
     return {f"{'+'.join(pretrained.info.modalities)}/nll_nats": total / count} if count else {}
 
 
-def draw_pictures(evaluation: Evaluation, directory: Path) -> None:
+def score_generation(evaluation: Evaluation, prior: LatentPrior, context: Context) -> dict[str, float]:
+    """Compare generated scenes with real ones, as sets; GENERATION says by what yardstick."""
+    config, dataset, progress = evaluation.config, evaluation.dataset, evaluation.progress
+    rows = reference_rows(dataset, evaluation.samples, config.generated)
+    if rows is None:
+        return {}
+    path = dataset_features(
+        context.root, context.inputs["dataset"], dataset, progress, context.stop_requested
+    )
+    reference = Reference(dataset, load_features(path, dataset.info), *rows, config.batch)
+    progress.start("generated", len(reference.test_rows), "scenes")
+    with torch.inference_mode():
+        metrics = score_generated(
+            evaluation.pretrained.model, prior, reference, evaluation.seed, progress.advance
+        )
+    progress.finish()
+    yardstick = {"features": path.name, "features_sha256": feature_digest(path), "prior": config.prior}
+    write_json(context.directory / GENERATION, yardstick)
+    return metrics
+
+
+def draw_pictures(evaluation: Evaluation, prior: LatentPrior, directory: Path) -> None:
     """Reconstructions, translations, samples from the fitted prior, and one figure of all of them."""
     info, columns = evaluation.pretrained.info, evaluation.config.pictures
     batch = evaluation.dataset.read("test", spread(evaluation.samples, columns))
@@ -166,24 +201,22 @@ def draw_pictures(evaluation: Evaluation, directory: Path) -> None:
     alone = {name: _translate(evaluation, experts, (name,)) for name in info.modalities}
     if len(info.modalities) > 1:
         save_png(directory / "translations.png", draw_translations(info, real, alone))
-    samples = sample_prior(evaluation, 2 * columns)
+    samples = sample_prior(evaluation, prior, 2 * columns)
     save_png(directory / "samples.png", draw_samples(info, samples, columns))
     first = alone[info.modalities[0]] if len(info.modalities) > 1 else None
     save_png(directory / "overview.png", draw_overview(info, real, reconstructed, first, samples))
 
 
-def sample_prior(evaluation: Evaluation, count: int) -> Views:
-    """Scenes decoded from latents drawn from a Gaussian fitted to the training set's posteriors.
+def sample_prior(evaluation: Evaluation, prior: LatentPrior, count: int) -> Views:
+    """Scenes decoded from latents drawn from the prior.
 
     Where the posteriors leave N(0, I) far behind, as those of a short training do, draws from N(0, I)
-    are latents that the decoders have never seen.
+    are latents that the decoders have never seen, so the prior is fitted.
     """
-    model = evaluation.pretrained.model.cpu()
-    samples = encoded(model, _spread_batches(evaluation, "train", PRIOR_SAMPLES))
-    posterior = samples.posterior(model)
-    prior = fit_aggregate_prior(posterior.shared, posterior.private, samples.present(model))
-    latents = prior.sample(count, torch.Generator().manual_seed(evaluation.seed))
-    return decoded_views(model, model.decode(*latents))
+    model, device = evaluation.pretrained.model, evaluation.device
+    shared, private = prior.sample(count, torch.Generator().manual_seed(evaluation.seed))
+    decoded = model.decode(shared.to(device), {name: value.to(device) for name, value in private.items()})
+    return decoded_views(model, decoded)
 
 
 def decode_mean(evaluation: Evaluation, experts: Experts, given: Sequence[str]) -> Decoded:
@@ -207,11 +240,6 @@ def headline(modalities: Sequence[str]) -> list[str]:
     ]
 
 
-def spread(length: int, count: int) -> np.ndarray:
-    """At most `count` row numbers, evenly spaced from the first to the last of `length`."""
-    return np.unique(np.linspace(0, length - 1, min(length, count)).round().astype(np.int64))
-
-
 def _open(config: Evaluate, context: Context) -> Evaluation:
     dataset = ShardedDataset(context.inputs["dataset"])
     pretrained = load_pretrained(context.inputs["train"])
@@ -225,6 +253,14 @@ def _open(config: Evaluate, context: Context) -> Evaluation:
     pretrained.model.to(device)
     samples = length if config.limit is None else min(config.limit, length)
     return Evaluation(pretrained, dataset, samples, device, config, context.seed, context.progress)
+
+
+def _refuse_broken(metrics: Mapping[str, float]) -> None:
+    if broken := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        raise InputError(
+            f"evaluate: {broken[0]} is {metrics[broken[0]]}: the trained model is broken; "
+            f"look at its history.jsonl and train again, perhaps with a lower train.learning_rate"
+        )
 
 
 def _translate(evaluation: Evaluation, experts: Experts, given: Sequence[str]) -> Views:

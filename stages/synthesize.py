@@ -17,14 +17,14 @@ from pipeline.data.modality import Sample, SplitName
 from pipeline.data.shards.dataset import write_dataset
 from pipeline.errors import InputError
 from pipeline.metrics.marginals import Marginals, marginal_differences
-from pipeline.models.encoded import encoded
 from pipeline.models.pretrained import Pretrained, load_pretrained, model_digest
-from pipeline.models.prior import LatentPrior, fit_aggregate_prior, standard_prior
+from pipeline.models.prior import LatentPrior
 from pipeline.models.scene import Scenes, decode_in_parts, scenes
+from pipeline.models.training_prior import fit_training_prior
 from pipeline.orchestration.stage import Context, Manifest
 
 REFERENCE_SAMPLES = 1_000
-"""Training samples, evenly spaced, that the aggregate prior is fitted to and results are compared with."""
+"""Training samples, evenly spaced, that the latent prior is fitted to and results are compared with."""
 
 AT_ONCE = 64
 """Scenes encoded or decoded at once."""
@@ -46,11 +46,12 @@ def run(config: Synthesize, context: Context) -> Manifest:
     for batch in reference:
         views = batch_views(batch)
         theirs.add(views.depth_m, views.labels)
+    prior = fit_training_prior(pretrained, reference, config.prior, config.seed)
     pictured: list[Views] = []
 
     def samples() -> Iterator[tuple[SplitName, Sample]]:
         number = 0
-        for part in _scenes(config, pretrained, _prior(config, pretrained, reference), context):
+        for part in _scenes(config, pretrained, prior, context):
             ours.add(part.depth, part.seg)
             if number < PICTURED:
                 pictured.append(_views(part))
@@ -86,15 +87,6 @@ def _reference(dataset: ShardedDataset) -> list[Batch]:
         raise InputError(f"synthesize: the dataset has no training samples (it has {dataset.info.counts})")
     rows = np.unique(np.linspace(0, total - 1, min(total, REFERENCE_SAMPLES)).round().astype(np.int64))
     return [dataset.read("train", rows[start : start + AT_ONCE]) for start in range(0, len(rows), AT_ONCE)]
-
-
-def _prior(config: Synthesize, pretrained: Pretrained, reference: list[Batch]) -> LatentPrior:
-    model = pretrained.model
-    if config.prior == "normal":
-        return standard_prior(model.latent, model.private)
-    samples = encoded(model, reference)
-    posterior = samples.posterior(model)
-    return fit_aggregate_prior(posterior.shared, posterior.private, samples.present(model))
 
 
 def _scenes(

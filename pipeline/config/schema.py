@@ -21,6 +21,8 @@ from pipeline.config.training import Train
 
 RESERVED_NAMES = ("datasets", "mlflow-artifacts")
 
+LatentPriorName = Literal["normal", "aggregate", "gmm", "flow"]
+
 
 class Evaluate(Section):
     """Scores on the test split."""
@@ -35,6 +37,10 @@ class Evaluate(Section):
     """Test samples whose NLL is estimated; 0: none."""
     nll_importance: Positive = 16
     """Importance samples K per test sample in the NLL estimate."""
+    generated: Count = 1_000
+    """Most generated scenes that are compared, as a set, with as many test scenes; below 50: none."""
+    prior: LatentPriorName = "aggregate"
+    """What generated scenes are drawn from; see synthesize.prior."""
 
 
 class Adapt(Section):
@@ -87,8 +93,9 @@ class Synthesize(Section):
 
     count: Annotated[int, Field(ge=2)] = 1_000
     """Number of scenes, test scenes included."""
-    prior: Literal["normal", "aggregate"] = "aggregate"
-    """Draw latents from N(0, I) or from a Gaussian fitted to the training set's posteriors."""
+    prior: LatentPriorName = "aggregate"
+    """Draw latents from N(0, I), or from what is fitted to the training set's posteriors: one Gaussian, a
+    mixture of Gaussians, or a normalising flow."""
     seed: Count = 0
     """Chooses the scenes."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.config.schema import LatentPriorName
 from pipeline.errors import InputError
 from pipeline.models.gaussian import Gaussian
 from pipeline.models.prior_flow import CouplingFlow, fit_flow
@@ -20,8 +21,6 @@ from pipeline.models.prior_gaussian import FullGaussian, aggregate_prior, pooled
 from pipeline.models.prior_mixture import GaussianMixture, fit_mixture
 
 PRIOR_FILE = "prior.safetensors"
-
-PriorKind = Literal["normal", "aggregate", "gmm", "flow"]
 
 
 @runtime_checkable
@@ -90,7 +89,7 @@ def fit_aggregate_prior(
 
 
 def fit_prior(
-    kind: PriorKind,
+    kind: LatentPriorName,
     shared: Gaussian,
     private: Mapping[str, Gaussian],
     present: Mapping[str, Bool[Tensor, " batch"]],

@@ -24,6 +24,8 @@ LOOK_EVERY = 50
 """Steps between looks at the posteriors kept aside; the weights of the best look are kept."""
 
 HELD_OUT_EVERY = 5
+FEWEST = 20
+"""Posteriors below which the flow stays the Gaussian it starts from."""
 
 
 class Coupling(nn.Module):
@@ -129,7 +131,7 @@ def fit_flow(posterior: Gaussian, seed: int, steps: int = STEPS) -> CouplingFlow
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         flow = CouplingFlow(aggregate_prior(posterior))
-    if not len(flow.couplings):
+    if not len(flow.couplings) or len(posterior.mean) < FEWEST:
         return flow.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.arange(len(posterior.mean))

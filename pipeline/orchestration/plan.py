@@ -31,7 +31,7 @@ Verb = Literal["skip", "continue", "run", "blocked"]
 VERSIONS: dict[StageName, int] = {
     "shard": 3,
     "train": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "adapt": 1,
     "analyze": 1,
     "synthesize": 1,

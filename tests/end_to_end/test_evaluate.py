@@ -1,6 +1,7 @@
 """The evaluate stage on a hand-made dataset with missing modalities and an untrained model."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config.schema import Evaluate, Model, Objective
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
+from pipeline.config.schema import Evaluate
 from pipeline.data.batch import Batch
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.modality import Sample
@@ -18,6 +21,7 @@ from pipeline.errors import InputError
 from pipeline.metrics.fidelity import Fidelity, predict
 from pipeline.models.autoencoder import build_autoencoder
 from pipeline.models.pretrained import posterior_mean, save_pretrained
+from pipeline.models.prior import load_prior, widths
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, Manifest, World
 from stages import evaluate
@@ -64,11 +68,13 @@ def prepare(root: Path, test: Sequence[Sequence[str]], train: Sequence[Sequence[
     return {"dataset": root / "dataset", "train": root / "train"}
 
 
-def run(inputs: dict[str, Path], directory: Path, **config: int) -> Manifest:
+def run(inputs: dict[str, Path], directory: Path, **config: object) -> Manifest:
     directory.mkdir()
-    settings = Evaluate(**{"batch": 4, "pictures": 3, "nll_samples": 5, "nll_importance": 2} | config)
+    settings = Evaluate.model_validate(
+        {"batch": 4, "pictures": 3, "nll_samples": 5, "nll_importance": 2} | config
+    )
     progress = Progress("evaluate", silent=True)
-    return evaluate.run(settings, Context("test", 0, directory, directory, inputs, World(), progress))
+    return evaluate.run(settings, Context("test", 0, directory.parent, directory, inputs, World(), progress))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +91,15 @@ def manifest(ragged: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 
 def test_every_subset_is_scored_in_every_modality(manifest: Manifest) -> None:
     givens = ["rgb+depth+seg", "rgb+depth", "rgb+seg", "depth+seg", "rgb", "depth", "seg", "constant"]
-    metrics = ["rgb_psnr_db", "rgb_ssim", "depth_absrel", "depth_delta1", "depth_rmse_m", "seg_miou"]
+    metrics = [
+        "rgb_psnr_db",
+        "rgb_ssim",
+        "sharpness",
+        "depth_absrel",
+        "depth_delta1",
+        "depth_rmse_m",
+        "seg_miou",
+    ]
     expected = {f"{given}/{metric}" for given in givens for metric in metrics} | {"rgb+depth+seg/nll_nats"}
     assert set(manifest.metrics) == expected
     assert manifest.headline == (
@@ -209,3 +223,68 @@ def test_a_model_of_broken_weights_is_refused_by_the_name_of_the_metric(
     )
     with pytest.raises(InputError, match="depth_absrel is nan: the trained model is broken"):
         run(ragged | {"train": tmp_path / "train"}, tmp_path / "evaluate")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Enough scenes to compare sets; every eighth test scene has no depth."""
+    test = [ALL if number % 8 else ("rgb", "seg") for number in range(64)]
+    return prepare(tmp_path_factory.mktemp("many"), test, [ALL] * 80)
+
+
+@pytest.fixture(scope="module")
+def sets(many: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Path]:
+    directory = tmp_path_factory.mktemp("sets") / "evaluate"
+    return run(many, directory, batch=20, nll_samples=0), directory
+
+
+def test_generated_scenes_are_scored_as_a_set_beside_real_ones(sets: tuple[Manifest, Path]) -> None:
+    metrics = sets[0].metrics
+    both = {"fd_pca", "fd_encoder", "kid", "density", "coverage", "sharpness"}
+    assert {name.removeprefix("real/") for name in metrics if name.startswith("real/")} == both
+    found = {name.removeprefix("prior/") for name in metrics if name.startswith("prior/")}
+    assert found == both | {"memorisation", "scenes"}
+    assert metrics["prior/scenes"] == 56
+    assert metrics["real/coverage"] > 0.8
+    assert metrics["real/sharpness"] == pytest.approx(1.0, abs=0.15)
+    # the model has random weights: everything about its scenes is worse than what is possible
+    assert metrics["prior/fd_pca"] > 2 * metrics["real/fd_pca"]
+    assert metrics["prior/fd_encoder"] > 2 * metrics["real/fd_encoder"]
+    assert metrics["prior/kid"] > metrics["real/kid"]
+    assert metrics["prior/coverage"] < metrics["real/coverage"]
+
+
+def test_the_yardstick_is_named_shared_and_made_again_to_the_bit(
+    many: dict[str, Path], sets: tuple[Manifest, Path]
+) -> None:
+    manifest, directory = sets
+    (file,) = (directory.parent / "datasets").glob("features-*.safetensors")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    described = json.loads((directory / "generation.json").read_text())
+    assert described == {"features": file.name, "features_sha256": digest, "prior": "aggregate"}
+    made = file.stat().st_mtime_ns
+    again = run(many, directory.parent / "again", batch=20, nll_samples=0)
+    assert again.metrics == manifest.metrics
+    assert file.stat().st_mtime_ns == made
+    file.unlink()
+    anew = run(many, directory.parent / "anew", batch=20, nll_samples=0)
+    assert anew.metrics == manifest.metrics
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize("prior", ["normal", "gmm", "flow"])
+def test_scenes_are_drawn_from_the_prior_asked_for(
+    many: dict[str, Path], sets: tuple[Manifest, Path], prior: str
+) -> None:
+    directory = sets[1].parent / prior
+    metrics = run(many, directory, batch=20, nll_samples=0, prior=prior).metrics
+    assert metrics["prior/fd_pca"] != sets[0].metrics["prior/fd_pca"]
+    assert metrics["real/fd_pca"] == sets[0].metrics["real/fd_pca"]
+    assert widths(load_prior(directory / "prior.safetensors")) == (5, {"rgb": 3})
+
+
+def test_without_generated_scenes_no_yardstick_is_made(many: dict[str, Path], tmp_path: Path) -> None:
+    metrics = run(many, tmp_path / "evaluate", nll_samples=0, generated=0).metrics
+    assert not any(name.startswith(("prior/", "real/")) for name in metrics)
+    assert not (tmp_path / "datasets").exists()
+    assert not (tmp_path / "evaluate/generation.json").exists()

@@ -3,13 +3,16 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import webdataset
 from squares import CLASS_NAMES, SIDE, context
 
-from pipeline.config.schema import Model, Objective, Synthesize
+from pipeline.config.model import Model
+from pipeline.config.objective import Objective
+from pipeline.config.schema import Synthesize
 from pipeline.config.training import Train
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.loader.verified import STAMPS
@@ -115,3 +118,14 @@ def test_few_scenes_still_have_both_splits(trained: dict[str, Path], tmp_path: P
     counts = ShardedDataset(tmp_path / "few").info.counts
     assert counts["train"] + counts["test"] == count
     assert counts["test"] >= 1
+
+
+@pytest.mark.parametrize("prior", ["gmm", "flow"])
+def test_a_fitted_mixture_or_flow_draws_scenes_like_those_trained_on(
+    trained: dict[str, Path], tmp_path: Path, prior: Literal["gmm", "flow"]
+) -> None:
+    metrics = synthesize.run(
+        Synthesize(count=70, seed=5, prior=prior), context(tmp_path / "fitted", trained)
+    ).metrics
+    assert metrics["prior/class_frequency_tv"] < 0.1
+    assert json.loads((tmp_path / "fitted/dataset.json").read_text())["source"]["prior"] == prior

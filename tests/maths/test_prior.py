@@ -7,14 +7,8 @@ import pytest
 import torch
 
 from pipeline.models.gaussian import Gaussian
-from pipeline.models.prior import (
-    FullGaussian,
-    aggregate_prior,
-    pooled_moments,
-    refit_prior,
-    standard_normal,
-    standard_prior,
-)
+from pipeline.models.prior import refit_prior, standard_prior
+from pipeline.models.prior_gaussian import FullGaussian, aggregate_prior, pooled_moments, standard_normal
 
 CERTAIN = -40.0
 """Log variance of a posterior that is a point."""
