@@ -1,4 +1,4 @@
-"""How close predicted scenes are to true ones: PSNR and SSIM, depth errors, intersection over union.
+"""How close predicted scenes are to true ones: PSNR, SSIM, sharpness, depth errors, intersection over union.
 
 `Fidelity` adds up batches, so a split of any size is scored in the memory of one batch; sums are kept
 in float64, so the size of the batches does not matter. docs/metrics.md says the same for readers.
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.data.batch import Batch, ModalityBatch
+from pipeline.metrics.generation import edge_energy
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.variables import Decoded
 
@@ -87,6 +88,8 @@ class Fidelity:
         if self._images:
             values["rgb_psnr_db"] = self._sums["psnr"] / self._images
             values["rgb_ssim"] = self._sums["ssim"] / self._images
+            if self._sums["true_edges"] > 0.0:
+                values["sharpness"] = self._sums["edges"] / self._sums["true_edges"]
         if self._pixels:
             values["depth_absrel"] = self._sums["absrel"] / self._pixels
             values["depth_delta1"] = self._sums["delta1"] / self._pixels
@@ -100,6 +103,8 @@ class Fidelity:
         self._images += len(image)
         self._add("psnr", psnr_db(image, truth.value, truth.valid))
         self._add("ssim", ssim(image, truth.value))
+        self._add("edges", edge_energy(image))
+        self._add("true_edges", edge_energy(truth.value))
 
     def _add_depth(self, depth_m: Float[Tensor, "batch 1 height width"], truth: ModalityBatch) -> None:
         value = truth.value[truth.valid[:, None]].double()
