@@ -35,6 +35,7 @@ GROUPS = {
         "plan": "what would run, and why",
         "status": "how far it is, and what to type next",
         "clean": "remove superseded results",
+        "compare": "train several systems on the same data and put them side by side",
         "config": "the resolved config; --help-fields explains every field",
     },
     "one stage of it": STAGE_HELP,
@@ -54,6 +55,7 @@ examples:
   {command} plan configs/rooms.yaml --set model.latent=64
   {command} run configs/tools.yaml --set data.source.root=~/captures
   {command} status configs/tools.yaml --json
+  {command} compare configs/demo.yaml --systems ae,vae,vaegan
   {command} inspect configs/rooms.yaml --output pictures
 
 Results go to runs/NAME/STAGE/ (--root moves runs/). The same command again continues or skips.
@@ -156,6 +158,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
         help="override a value of the config, as in train.samples=2000; may be repeated",
     )
     parser.add_argument("--root", metavar="DIR", help="where runs and datasets lie (default: runs)")
+    if command == "compare":
+        _add_compare_flags(parser)
     _add_flags(parser, command)
     return parser
 
@@ -173,12 +177,7 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
             help="run it although it is done; may be repeated",
         )
     if command in ("demo", "run", *STAGE_HELP):
-        parser.add_argument(
-            "--nproc",
-            metavar="N",
-            type=_positive,
-            help="processes that read data or train together (default: 1)",
-        )
+        _add_processes(parser)
         parser.add_argument("--wait", action="store_true", help="wait for another run of the same name")
     if command in ("demo", "run", "shard"):
         parser.add_argument(
@@ -188,9 +187,9 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
             dest="overrides",
             help="stop at the first sample that cannot be used, instead of leaving it out",
         )
-    if command in ("demo", "run", "clean", *STAGE_HELP):
+    if command in ("demo", "run", "clean", "compare", *STAGE_HELP):
         parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    if command in ("status", "inspect"):
+    if command in ("status", "inspect", "compare"):
         parser.add_argument("--json", action="store_true", help="for programs")
     if command == "inspect":
         parser.add_argument("--output", metavar="DIR", type=Path, help="draw pictures into this directory")
@@ -206,6 +205,33 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
         )
     if command == "config":
         parser.add_argument("--help-fields", action="store_true", help="every field: type, default, meaning")
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--nproc",
+        metavar="N",
+        type=_positive,
+        help="processes that read data or train together (default: 1)",
+    )
+
+
+def _add_compare_flags(parser: argparse.ArgumentParser) -> None:
+    _add_processes(parser)
+    parser.set_defaults(wait=False)
+    parser.add_argument(
+        "--systems",
+        metavar="A,B,...",
+        required=True,
+        help="presets of configs/systems, or YAML files with the values that make a system",
+    )
+    parser.add_argument(
+        "--seeds",
+        metavar="N",
+        type=_positive,
+        default=3,
+        help="runs per system, with the config's seed and those after it (default: 3)",
+    )
 
 
 def _positive(text: str) -> int:

@@ -4,9 +4,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config import Config, load_config, resolved_yaml
 from pipeline.errors import InputError, command_name
@@ -17,7 +18,13 @@ from pipeline.orchestration.plan import Selection
 from pipeline.orchestration.plan import plan as decide
 from pipeline.orchestration.stage import STAGES, StageName
 
+if TYPE_CHECKING:
+    from pipeline.orchestration.supervisor import Launch
+
 DEFAULT_ROOT = "runs"
+
+PRESETS = Path(__file__).resolve().parents[1] / "configs" / "systems"
+"""An overlay per system."""
 
 WORKER = "stages.worker"
 """The module that does one stage in a process."""
@@ -86,6 +93,29 @@ def inspect(arguments: argparse.Namespace) -> int:
     )
 
 
+def compare(arguments: argparse.Namespace) -> int:
+    """`compare CONFIG --systems ...`: systems side by side on the same data."""
+    from pipeline.orchestration.comparison import Request
+    from stages import compare as comparing
+
+    request = Request(
+        config=arguments.config,
+        overrides=tuple(arguments.overrides),
+        systems=tuple(word for word in arguments.systems.split(",") if word),
+        seeds=arguments.seeds,
+        presets=PRESETS,
+        root=_root(arguments),
+        given_root=arguments.root,
+    )
+    if arguments.dry_run:
+        return comparing.show_plan(request, as_json=arguments.json)
+    runs = comparing.checked(request)
+    launch = _launch(arguments)
+    for member in runs:
+        _refuse_uneven(member.config, launch.processes)
+    return _failing(lambda: comparing.run(request, runs, launch, as_json=arguments.json))
+
+
 def doctor(arguments: argparse.Namespace) -> int:
     """`doctor`: what this machine offers."""
     from pipeline.orchestration.doctor import examine
@@ -139,22 +169,39 @@ def _run(arguments: argparse.Namespace, selection: Selection) -> int:
         return 0
     from pipeline.orchestration import supervisor
 
-    launch = supervisor.Launch(
+    launch = _launch(arguments)
+    _refuse_uneven(config, launch.processes)
+
+    def bring_up_to_date() -> int:
+        outcome = supervisor.run(config, _origin(arguments), root, selection, launch)
+        _show_outcome(config, root, outcome.notes)
+        return 0
+
+    return _failing(bring_up_to_date)
+
+
+def _launch(arguments: argparse.Namespace) -> "Launch":
+    from pipeline.orchestration.supervisor import Launch
+
+    _refuse_several_nodes()
+    return Launch(
         worker=WORKER,
         processes=arguments.nproc or _number("NPROC_PER_NODE", 1),
         max_restarts=_number("MAX_RESTARTS", 0),
         wait=arguments.wait,
     )
-    _refuse_several_nodes()
-    _refuse_uneven(config, launch.processes)
+
+
+def _failing(call: Callable[[], int]) -> int:
+    """Call, and turn a stage's failure, which it has printed, into an exit code."""
+    from pipeline.orchestration.supervisor import StageFailed
+
     try:
-        outcome = supervisor.run(config, _origin(arguments), root, selection, launch)
-    except supervisor.StageFailed as failure:
+        return call()
+    except StageFailed as failure:
         if str(failure):
             print(f"triptych: {failure}", file=sys.stderr)
         return failure.exit_code
-    _show_outcome(config, root, outcome.notes)
-    return 0
 
 
 def _dataset(arguments: argparse.Namespace) -> Path:

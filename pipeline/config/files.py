@@ -72,14 +72,16 @@ def _same_kind(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
     return "kind" not in above or bool(above["kind"] == below.get("kind"))
 
 
-def read_tree(path: Path, overrides: Sequence[str]) -> Tree:
-    """Read a config file, what it extends, and `--set` overrides.
+def read_tree(path: Path, overrides: Sequence[str], overlays: Sequence[Path] = ()) -> Tree:
+    """Read a config file, what it extends, the files laid over it, and `--set` overrides.
 
     Raises:
         InputError: If a file is missing, is not YAML, repeats a key, extends itself, or an
             override has no `=`.
     """
     tree = _read_file(path, ())
+    for overlay in overlays:
+        tree.overlay(_read_file(overlay, ()))
     for override in overrides:
         tree.overlay(_read_override(override))
     return tree

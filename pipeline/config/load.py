@@ -14,23 +14,25 @@ from pipeline.config.section import Section
 from pipeline.errors import InputError
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path, overrides: Sequence[str] = (), overlays: Sequence[Path] = ()) -> Config:
     """Read, merge and validate.
 
     Args:
         path: A YAML file.
         overrides: Texts `a.b=VALUE`, applied last in order.
+        overlays: YAML files laid over it before the overrides, in order.
 
     Raises:
         InputError: Listing every mistake with its file, line, key, value and remedy.
     """
-    tree = read_tree(path, overrides)
+    tree = read_tree(path, overrides, overlays)
     try:
         return Config.model_validate(tree.values)
     except ValidationError as error:
         lines = describe_all(error.errors(), tree)
         count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
-        raise InputError("\n  ".join([f"{path}: {count} in the config", *lines])) from None
+        with_overlays = "".join(f" with {overlay}" for overlay in overlays)
+        raise InputError("\n  ".join([f"{path}{with_overlays}: {count} in the config", *lines])) from None
 
 
 def resolved_yaml(config: Config) -> str:

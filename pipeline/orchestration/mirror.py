@@ -100,7 +100,7 @@ class Upload:
 
     def _open_parent(self, store: Store, parent: Parent) -> None:
         if parent.run is None:
-            tags = {**_origin(), "triptych.run": self.config.name, "triptych.order": "0"}
+            tags = {**origin_tags(), "triptych.run": self.config.name, "triptych.order": "0"}
             parent.run = store.create(
                 self.config.name,
                 parent.token,
@@ -176,7 +176,7 @@ class Upload:
         parent = self.file.cursor.parent
         assert parent.run is not None
         tags = {
-            **_origin(),
+            **origin_tags(),
             "mlflow.parentRunId": parent.run,
             "triptych.run": self.config.name,
             "triptych.stage": execution.stage,
@@ -268,7 +268,7 @@ class Upload:
             store.tag(execution.run, {"triptych.error": record.error[:5000]})
 
 
-def _origin() -> dict[str, str]:
+def origin_tags() -> dict[str, str]:
     """Tags that say whose code made a run."""
     import getpass
 

@@ -11,6 +11,9 @@ from pipeline.orchestration.stage import STAGES, StageName
 ENDING = "workflowType=machine_learning"
 """Without it the pages open in the view for language models, which hides metrics and images."""
 
+GROUP_TAG = "triptych.comparison"
+"""On a comparison's run and those of its members."""
+
 STAGE_NOTES: dict[StageName, str] = {
     "shard": "Contact sheet and counts: **Model metrics**, or in full size under **Artifacts**, pictures.",
     "train": "Curves: **Model metrics**. The step is the number of samples seen.",
@@ -82,10 +85,29 @@ def links(base: str, name: str, cursor: Cursor) -> dict[str, str]:
     return found
 
 
-def _runs_page(base: str, experiment: str, name: str) -> str:
+def comparison_links(base: str, name: str, cursor: Cursor) -> dict[str, str]:
+    """Addresses of a comparison: `systems` (it and its members' runs) and `comparison` (table and figures).
+
+    Args:
+        base: Where the server answers.
+        name: The comparison's name.
+        cursor: Its run on that server.
+    """
+    if cursor.experiment is None or cursor.parent.run is None:
+        return {}
+    base = base.rstrip("/")
+    return {
+        "systems": _runs_page(base, cursor.experiment, name, GROUP_TAG, "triptych.run"),
+        "comparison": _run_page(base, cursor.experiment, cursor.parent.run, "model-metrics"),
+    }
+
+
+def _runs_page(
+    base: str, experiment: str, name: str, tag: str = "triptych.run", sorted_by: str = "triptych.order"
+) -> str:
     """All runs of this name; sorted by a tag, since sorted by time MLflow folds child runs away."""
-    wanted = quote(f"tags.`triptych.run` = '{name}'")
-    order = quote("tags.`triptych.order`")
+    wanted = quote(f"tags.`{tag}` = '{name}'")
+    order = quote(f"tags.`{sorted_by}`")
     query = f"searchFilter={wanted}&orderByKey={order}&orderByAsc=true&{ENDING}"
     return f"{base}/#/experiments/{experiment}/runs?{query}"
 

@@ -57,12 +57,15 @@ class Launch:
         processes: Of a distributed stage.
         max_restarts: How often a distributed stage is started again after a process died.
         wait: Wait for a live run of the same name instead of refusing.
+        upload_timeout_s: How long a run that went well waits at its end for the tracking server; what it
+            was sending goes on behind its back.
     """
 
     worker: str
     processes: int = 1
     max_restarts: int = 0
     wait: bool = False
+    upload_timeout_s: float = UPLOAD_TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def run(config: Config, origin: Origin, root: Path, selection: Selection, launch
         except BaseException:
             mirror.close(LAST_WORD_S)
             raise
-        return Outcome(done, mirror.close(UPLOAD_TIMEOUT_S))
+        return Outcome(done, mirror.close(launch.upload_timeout_s))
 
 
 def _stages(

@@ -149,8 +149,6 @@ class Mirror:
         self._closing_note()
         self._thread.join(timeout_s)
         waiting = Upload(self._upload.run_directory, self._upload.config, self._upload.file).waiting()
-        if not self._thread.is_alive():
-            self._holds.close()
         where = _where(self._target, self._upload)
         if not waiting:
             return where
@@ -171,6 +169,10 @@ class Mirror:
         self._wake.set()
 
     def _work(self) -> None:
+        with self._holds:
+            self._upload_until_closed()
+
+    def _upload_until_closed(self) -> None:
         store: Store | None = None
         retry_s = FIRST_RETRY_S
         while True:
