@@ -53,6 +53,7 @@ def choose_views(
     subsets: Subsets,
     present: Bool[Tensor, "modality batch"],
     uniform: Float[Tensor, "batch draw"],
+    targets: Bool[Tensor, "modality batch"] | None = None,
 ) -> Views:
     """What each row is encoded from and what it has to predict.
 
@@ -66,24 +67,27 @@ def choose_views(
     Args:
         fusion: Of the model.
         subsets: Which of the above.
-        present: What each row has.
+        present: What each row has, for encoders to see.
         uniform: Numbers in [0, 1): one per row, or as many as there are random subsets.
+        targets: What each row has to predict where that is more than what may be seen of it; `subsampled`
+            terms predict what they see all the same. None: what is present.
 
     Source: Sutter, Daunhawer & Vogt 2021 (arXiv:2105.02470) for mixtures over subsets; Shi et al. 2019
         (arXiv:1911.03393) for each modality in turn; Wu & Goodman 2018 (arXiv:1802.05335), equation 5,
         for sub-sampled terms.
     """
     batch = present.shape[1]
+    targets = present if targets is None else targets
     match subsets:
         case "whole":
-            return Views(present, present, torch.ones(batch))
+            return Views(present, targets, torch.ones(batch))
         case "drawn":
             draw = draw_one if fusion in ("moe", "mmvaeplus") else draw_subset
-            return Views(draw(present, uniform[:, 0]), present, torch.ones(batch))
+            return Views(draw(present, uniform[:, 0]), targets, torch.ones(batch))
         case "each":
-            return _averaged(torch.eye(len(present), dtype=torch.bool), present)
+            return _averaged(torch.eye(len(present), dtype=torch.bool), present, targets)
         case "enumerated":
-            return _averaged(subset_masks(len(present)), present)
+            return _averaged(subset_masks(len(present)), present, targets)
         case "subsampled":
             return _subsampled(present, uniform)
 
@@ -131,14 +135,18 @@ def draw_one(
     return present & (present.long().cumsum(dim=0) - 1 == chosen)
 
 
-def _averaged(subsets: Bool[Tensor, "subset modality"], present: Bool[Tensor, "modality batch"]) -> Views:
+def _averaged(
+    subsets: Bool[Tensor, "subset modality"],
+    present: Bool[Tensor, "modality batch"],
+    targets: Bool[Tensor, "modality batch"],
+) -> Views:
     """Every subset whose modalities a row has, averaged; other subsets see nothing and weigh nothing."""
     views = len(subsets)
     missing = subsets[:, :, None] & ~present[None]
     possible = ~missing.any(dim=1)
     given = (subsets[:, :, None] & possible[:, None, :]).permute(1, 0, 2).flatten(1)
     weight = possible / possible.sum(dim=0).clamp(min=1)
-    return Views(given, repeated_mask(present, views), weight.flatten(), views)
+    return Views(given, repeated_mask(targets, views), weight.flatten(), views)
 
 
 def _subsampled(present: Bool[Tensor, "modality batch"], uniform: Float[Tensor, "batch draw"]) -> Views:

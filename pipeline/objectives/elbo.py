@@ -64,7 +64,8 @@ def negative_elbo(
     assert output.decoded is not None
 
     def average(rows: Float[Tensor, "rows ..."]) -> Float[Tensor, "..."]:
-        return total_over_peers(views.weight.to(rows.dtype) @ rows.detach()) / global_batch
+        weight = views.weight.to(rows.dtype)
+        return total_over_peers(weight @ rows.detach()) / total_over_peers(weight.sum()).clamp(min=1e-6)
 
     rows = reconstruction_nll(model, output, batch, objective, views)
     weights = {"rgb": objective.rgb.weight, "depth": objective.depth.weight, "seg": objective.seg.weight}
@@ -91,10 +92,8 @@ def reconstruction_nll(
     """-log p(x_m | z, w_m) of each target of each view of a row; 0 for what is not a target."""
     assert output.decoded is not None
     rows = nll(model, output.decoded, batch.repeated(views.count), objective)
-    if views.targets is views.given or views.count > 1:
-        seen = {name: views.targets[model.modalities.index(name)] for name in rows}
-        rows = {name: torch.where(seen[name], row, 0.0) for name, row in rows.items()}
-    return rows
+    wanted = {name: views.targets[model.modalities.index(name)] for name in rows}
+    return {name: torch.where(wanted[name], row, 0.0) for name, row in rows.items()}
 
 
 def mvtcae(
