@@ -148,10 +148,15 @@ def _mixture(model: Model, objective: Objective) -> Iterator[str]:
             "limit; remove it, or choose model.fusion: mopoe"
         )
     adversary = objective.adversary
-    if regulariser.estimator == "dreg" and isinstance(adversary, ImageAdversary) and adversary.fakes != "prior":
+    if (
+        regulariser.estimator == "dreg"
+        and isinstance(adversary, ImageAdversary)
+        and adversary.fakes != "prior"
+    ):
         yield (
             f"{where}.estimator: dreg rewrites the gradient that reaches the draws, and would rewrite "
-            f"that of objective.adversary.fakes: {adversary.fakes} with it; choose estimator: iwae, or fakes: prior"
+            f"that of objective.adversary.fakes: {adversary.fakes} with it; choose estimator: iwae, or "
+            "fakes: prior"
         )
 
 
