@@ -118,13 +118,11 @@ def make_head(channels: int, features: Features) -> nn.Linear | MapHead:
 
 
 def read_off(
-    head: nn.Linear | MapHead, innermost: Float[Tensor, "batch channel height width"]
+    head: nn.Module, innermost: Float[Tensor, "batch channel height width"]
 ) -> Float[Tensor, "batch feature"]:
-    """Apply a head."""
-    if isinstance(head, MapHead):
-        features: Tensor = head(innermost)
-    else:
-        features = head(rearrange(innermost, "b c h w -> b (h w c)"))
+    """Apply what `make_head` made."""
+    whole = isinstance(head, MapHead)
+    features: Tensor = head(innermost if whole else rearrange(innermost, "b c h w -> b (h w c)"))
     return features
 
 
@@ -136,9 +134,9 @@ def make_stem(latents: Latents, channels: int) -> nn.Linear | MapStem:
 
 
 def unfold(
-    stem: nn.Linear | MapStem, latent: Float[Tensor, "batch latent"]
+    stem: nn.Module, latent: Float[Tensor, "batch latent"]
 ) -> Float[Tensor, "batch channel height width"]:
-    """Apply a stem."""
+    """Apply what `make_stem` made."""
     if isinstance(stem, MapStem):
         innermost: Tensor = stem(latent)
     else:
@@ -152,9 +150,7 @@ def condition_features(latents: Latents) -> int:
     return channels + latents.private
 
 
-def condition(
-    stem: nn.Linear | MapStem, latent: Float[Tensor, "batch latent"]
-) -> Float[Tensor, "batch condition"]:
+def condition(stem: nn.Module, latent: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch condition"]:
     """What the latent says about the whole image: all of it, unless it is a map."""
     return stem.whole(latent) if isinstance(stem, MapStem) else latent
 
@@ -190,7 +186,7 @@ def make_modulation(conditions: int, channels: int) -> nn.Linear:
 
 def modulate(
     hidden: Float[Tensor, "batch channel height width"],
-    modulation: nn.Linear,
+    modulation: nn.Module,
     conditions: Float[Tensor, "batch condition"],
 ) -> Float[Tensor, "batch channel height width"]:
     """(1 + scale) * hidden + shift, channel by channel."""

@@ -114,7 +114,6 @@ class PatchDecoder(nn.Module):
         hidden = drop_features(unfold(self.stem, latent), self.dropout, uniform, training=self.training)
         conditions = condition(self.stem, latent)
         for stage, norm, modulation in zip(self.stages, self.norms, self.modulations, strict=True):
-            assert isinstance(modulation, nn.Linear)
             hidden = F.silu(modulate(norm(stage(hidden)), modulation, conditions))
         patches = self.head(rearrange(hidden, "b c h w -> b h w c"))
         by_pixel = rearrange(patches, "b h w (p q c) -> b (h p) (w q) c", p=PATCH, q=PATCH)
