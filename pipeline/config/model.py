@@ -104,6 +104,15 @@ class Model(Section):
         return self
 
     @model_validator(mode="after")
+    def _prior_expert_joins_a_product(self) -> Model:
+        if self.prior_expert is not None and self.fusion not in ("poe", "mopoe", "mvtcae"):
+            raise ValueError(
+                f"prior_expert: {self.prior_expert} joins a product of experts, which fusion {self.fusion} "
+                "is not; leave it out, or choose fusion: mopoe"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _subsets_suit_the_fusion(self) -> Model:
         allowed = SUBSETS[self.fusion]
         if self.subsets is not None and self.subsets not in allowed:
