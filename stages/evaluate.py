@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from pipeline.analysis.comparison_samples import shown_scenes
 from pipeline.analysis.decoded import batch_views, decoded_views
 from pipeline.analysis.gallery import (
     draw_overview,
@@ -21,6 +22,7 @@ from pipeline.analysis.gallery import (
 )
 from pipeline.analysis.generated import Reference, reference_rows, score_generated
 from pipeline.analysis.grid import save_png
+from pipeline.analysis.scenes_file import SCENES, save_scenes
 from pipeline.analysis.views import Views
 from pipeline.config.schema import Evaluate
 from pipeline.data.batch import Batch
@@ -191,7 +193,10 @@ def score_generation(evaluation: Evaluation, prior: LatentPrior, context: Contex
 
 
 def draw_pictures(evaluation: Evaluation, prior: LatentPrior, directory: Path) -> None:
-    """Reconstructions, translations, samples from the fitted prior, and one figure of all of them."""
+    """Reconstructions, translations, samples from the fitted prior, and one figure of all of them.
+
+    A few scenes are kept as numbers beside the directory, for figures of several systems.
+    """
     info, columns = evaluation.pretrained.info, evaluation.config.pictures
     batch = evaluation.dataset.read("test", spread(evaluation.samples, columns))
     experts = evaluation.pretrained.model.encode(batch.to(evaluation.device))
@@ -205,6 +210,7 @@ def draw_pictures(evaluation: Evaluation, prior: LatentPrior, directory: Path) -
     save_png(directory / "samples.png", draw_samples(info, samples, columns))
     first = alone[info.modalities[0]] if len(info.modalities) > 1 else None
     save_png(directory / "overview.png", draw_overview(info, real, reconstructed, first, samples))
+    save_scenes(directory.with_name(SCENES), shown_scenes(real, reconstructed, first, samples))
 
 
 def sample_prior(evaluation: Evaluation, prior: LatentPrior, count: int) -> Views:

@@ -16,6 +16,7 @@ from pipeline.errors import InputError
 from pipeline.models.autoencoder import build_autoencoder
 from pipeline.models.networks import refuse_batch_norm
 from pipeline.models.pretrained import save_pretrained
+from pipeline.objectives.perceptual import PerceptualNetwork, load_perceptual
 from pipeline.orchestration.distributed import Processes, connect, native_bf16
 from pipeline.orchestration.stage import Context, Manifest
 from pipeline.training import history
@@ -126,6 +127,7 @@ def _train(
                 rules,
                 processes.peers(),
                 {name: processes.wrap(player) for name, player in state.discriminators.items()},
+                perceptual=_perceptual(config.objective, processes),
             ),
             (batch.to(processes.device) for batch in batches),
             Cadence(train.samples, train.batch, train.log_samples, train.checkpoint_samples),
@@ -142,6 +144,12 @@ def _decoder_passes(model: Model, objective: Objective) -> int:
     adversary = objective.adversary
     generates = isinstance(adversary, ImageAdversary) and adversary.fakes != "reconstructions"
     return int(generates) + int(posterior_kind(model, objective) != "none")
+
+
+def _perceptual(objective: Objective, processes: Processes) -> PerceptualNetwork | None:
+    """The network of the perceptual term, where the processes compute; None without such a term."""
+    section = objective.rgb.perceptual
+    return load_perceptual(section.network).to(processes.device) if section else None
 
 
 def _bf16(precision: str, directory: Path, processes: Processes) -> bool:

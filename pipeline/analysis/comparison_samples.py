@@ -14,13 +14,21 @@ from pipeline.data.modality import DatasetInfo
 REAL, RECONSTRUCTED, TRANSLATED, SAMPLES = "real", "reconstructed", "translated", "samples"
 """Names of the views that a run keeps: scenes, what it makes of everything, of one modality, of nothing."""
 
-SCENES, DRAWN = 3, 6
+SCENES, DRAWN = 3, 5
 """Scenes that are reconstructed and translated, and scenes that are drawn, per system."""
 
 TILE_PX = 64
 
 Shown = Mapping[str, Views] | str
 """The views of one system, or why there are none."""
+
+
+def shown_scenes(
+    real: Views, reconstructed: Views, translated: Views | None, samples: Views
+) -> dict[str, Views]:
+    """As many as the figure has room for; above what is drawn it shows further real scenes."""
+    found = {REAL: real[: SCENES + DRAWN], RECONSTRUCTED: reconstructed[:SCENES], SAMPLES: samples[:DRAWN]}
+    return found if translated is None else found | {TRANSLATED: translated[:SCENES]}
 
 
 def draw_systems(info: DatasetInfo, systems: Mapping[str, Shown], title: str = "") -> Image.Image | None:

@@ -15,8 +15,10 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 class Perceptual(Section):
     """Distance between features of a frozen network, added to RGB's NLL."""
 
-    network: Annotated[Path, AfterValidator(Path.expanduser)]
-    """A TorchScript-free network: safetensors with the weights of VGG-16's convolutions."""
+    network: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        json_schema_extra={"affects_result": False}
+    )
+    """A safetensors file with the weights of VGG-16's convolutions."""
     weight: PositiveFloat = 1.0
     """Factor on the distance, in nats per unit."""
 

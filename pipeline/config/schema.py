@@ -146,6 +146,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _choices_make_a_system(self) -> Config:
-        if wrong := list(contradictions(self.model, self.objective)):
+        wrong = list(contradictions(self.model, self.objective))
+        if mistake := self.model.mistake_at(self.data.image_size):
+            wrong.append(mistake)
+        if wrong:
             raise ValueError("; ".join(wrong))
         return self

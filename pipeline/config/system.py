@@ -104,8 +104,8 @@ def _generator_alone(objective: Objective) -> Iterator[str]:
         )
     elif objective.adversary.fakes != "prior":
         yield (
-            f"objective.adversary.fakes: {objective.adversary.fakes} needs reconstructions, which model.posterior: "
-            "none cannot make; choose fakes: prior"
+            f"objective.adversary.fakes: {objective.adversary.fakes} needs reconstructions, which "
+            "model.posterior: none cannot make; choose fakes: prior"
         )
     if objective.corruption.any:
         yield (

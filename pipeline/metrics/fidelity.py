@@ -46,7 +46,7 @@ def predict(model: SharedLatentAutoencoder, decoded: Decoded) -> Prediction:
     """The most likely scene: locations clamped to what exists, and the likeliest class of each pixel."""
     return Prediction(
         None if decoded.rgb is None else decoded.rgb.clamp(0.0, 1.0),
-        None if decoded.depth is None else model.to_metres(decoded.depth).clamp_min(MIN_DEPTH_M),
+        None if decoded.depth is None else model.units.to_metres(decoded.depth).clamp_min(MIN_DEPTH_M),
         None if decoded.seg is None else decoded.seg.argmax(dim=1),
     )
 

@@ -66,6 +66,7 @@ CHANGED_INPUTS = {
     "train": "the trained model changed",
     "files": "the source's files changed",
     "mix": "a dataset of train.mix changed",
+    "perceptual": "the network of objective.rgb.perceptual changed",
 }
 
 FORCED = "--force"
@@ -191,7 +192,7 @@ def _wanted(stage: StageName, config: Config, before: dict[StageName, Step], roo
     if stage == "shard" and (files := _files_digest(config, root)) is not None:
         inputs["files"] = files
     if stage == "train":
-        inputs |= _mixed_digests(config)
+        inputs |= _mixed_digests(config) | _perceptual_digest(config)
     version = VERSIONS[stage]
     described = json.dumps([stage, version, values, inputs], sort_keys=True)
     key = hashlib.sha256(described.encode()).hexdigest()
@@ -209,6 +210,25 @@ def _mixed_digests(config: Config) -> dict[str, str]:
     from pipeline.data.shards.dataset import dataset_digest
 
     return {f"mix.{number}": dataset_digest(part.dataset) for number, part in enumerate(config.train.mix)}
+
+
+def _perceptual_digest(config: Config) -> dict[str, str]:
+    """Of the network that a perceptual term compares features of.
+
+    Raises:
+        InputError: If its file cannot be read.
+    """
+    perceptual = config.objective.rgb.perceptual
+    if perceptual is None:
+        return {}
+    try:
+        with perceptual.network.open("rb") as file:
+            return {"perceptual": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        raise InputError(
+            f"objective.rgb.perceptual.network: {perceptual.network}: {error.strerror}; give a safetensors "
+            "file with the weights of VGG-16's convolutions, or remove objective.rgb.perceptual"
+        ) from None
 
 
 def _files_digest(config: Config, root: Path) -> str | None:

@@ -16,6 +16,7 @@ from pipeline.models.discriminator import SceneDiscriminator
 from pipeline.models.variables import Output
 from pipeline.objectives.adversarial import Ramp, adaptive_weight, ramp
 from pipeline.objectives.elbo import negative_elbo
+from pipeline.objectives.perceptual import PerceptualNetwork, perceptual_distance
 from pipeline.training.adversary import (
     Pairs,
     Pull,
@@ -25,6 +26,7 @@ from pipeline.training.adversary import (
     learn_to_tell,
     pair_up,
     pull_on_decoders,
+    scene_events,
     squared_norm,
 )
 from pipeline.training.draws import Draws, Place
@@ -86,6 +88,7 @@ def model_loss(
     warmth: float,
     dataset_size: int,
     bf16: bool,
+    perceptual: PerceptualNetwork | None = None,
 ) -> Judged:
     """The autoencoder's loss; the discriminators' parameters are frozen meanwhile.
 
@@ -98,6 +101,7 @@ def model_loss(
         warmth: Share of beta's warm-up that is over.
         dataset_size: Training samples.
         bf16: Run discriminators of images under bfloat16 autocast.
+        perceptual: What else compares RGB; None: nothing.
     """
     output = done.output
     parts: list[Tensor] = []
@@ -116,6 +120,10 @@ def model_loss(
         )
         parts.append(bound.total)
         terms |= bound.terms
+        if perceptual is not None and objective.rgb.perceptual is not None:
+            distance = _perceptual(perceptual, model, done)
+            parts.append(objective.rgb.perceptual.weight * distance)
+            terms["perceptual"] = distance.detach()
         extra = regularise(
             model,
             discriminators[LATENT] if LATENT in discriminators else None,
@@ -143,7 +151,7 @@ def model_loss(
             pull = pull_on_decoders(
                 player, pairs, fakes, adversary.loss, global_batch=done.global_batch, bf16=bf16
             )
-            factor = _adaptive(adversary, pull, parts, output, peers) * adversary.weight * stage.weight
+            factor = _adaptive(model, adversary, pull, parts, output, peers) * adversary.weight * stage.weight
             parts.append(factor * pull.term())
             terms["generator"] = pull.loss
             factors["adversary_weight"] = factor
@@ -193,13 +201,29 @@ def discriminators_loss(
     return Judged(torch.stack(parts).sum(), terms, {}) if parts else None
 
 
+def _perceptual(network: PerceptualNetwork, model: SharedLatentAutoencoder, done: Pass) -> Float[Tensor, ""]:
+    """Distance of RGB to its targets as features of a network see it, reduced like the bound."""
+    views, rgb = done.draws.views, done.batch.modalities["rgb"].repeated(done.draws.views.count)
+    assert done.output.decoded is not None
+    assert done.output.decoded.rgb is not None
+    targets = views.targets[model.modalities.index("rgb")]
+    valid = rgb.valid & targets[:, None, None]
+    rows = perceptual_distance(network, done.output.decoded.rgb, rgb.value, valid)
+    return (views.weight.to(rows.dtype) * rows).sum() / done.global_batch
+
+
 def _stage(objective: Objective, samples_seen: int) -> Ramp:
     adversary = objective.adversary
     return ramp(samples_seen, adversary) if isinstance(adversary, ImageAdversary) else Ramp(0.0, False)
 
 
 def _adaptive(
-    adversary: ImageAdversary, pull: Pull, parts: list[Tensor], output: Output, peers: Peers
+    model: SharedLatentAutoencoder,
+    adversary: ImageAdversary,
+    pull: Pull,
+    parts: list[Tensor],
+    output: Output,
+    peers: Peers,
 ) -> Float[Tensor, ""]:
     """Factor that makes the discriminator's pull as strong as the reconstruction's; 1 without either."""
     if not adversary.adaptive or output.decoded is None:
@@ -207,4 +231,4 @@ def _adaptive(
     at = decoded_tensors(output.decoded)
     squares = torch.stack([squared_norm(gradient_at(parts[0], at)), squared_norm(pull.gradient)])
     reconstruction, adversarial = peers.total(squares.double()).sqrt()
-    return adaptive_weight(reconstruction, adversarial).float()
+    return adaptive_weight(reconstruction, adversarial, scene_events(model)).float()

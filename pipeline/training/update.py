@@ -15,6 +15,7 @@ from pipeline.config.training import Train
 from pipeline.data.batch import Batch
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.variables import Output
+from pipeline.objectives.perceptual import PerceptualNetwork
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.draws import Place, draw
 from pipeline.training.ema import update_average
@@ -100,6 +101,7 @@ def make_update(
     rules: Rules,
     peers: Peers | None = None,
     wrapped_discriminators: Mapping[str, nn.Module] | None = None,
+    perceptual: PerceptualNetwork | None = None,
 ) -> Update:
     """The update of one state.
 
@@ -109,6 +111,7 @@ def make_update(
         rules: What else it depends on.
         peers: The other processes; None: there are none.
         wrapped_discriminators: Its discriminators behind whatever averages their gradients; None: nothing.
+        perceptual: For the perceptual term of the objective, if it has one.
     """
     model, train, objective = state.model, rules.train, rules.objective
     peers = peers or Peers()
@@ -142,6 +145,7 @@ def make_update(
                 warmth=warmth,
                 dataset_size=rules.dataset_size,
                 bf16=rules.bf16,
+                perceptual=perceptual,
             )
             norm = _backward(loss, state.optimizer, rules.world_size)
         judged = discriminators_loss(
