@@ -25,6 +25,7 @@ from pipeline.analysis.grid import save_png
 from pipeline.analysis.scenes_file import SCENES, save_scenes
 from pipeline.analysis.views import Views
 from pipeline.config.schema import Evaluate
+from pipeline.config.system import has_likelihood
 from pipeline.data.batch import Batch
 from pipeline.data.loader.batches import sequential_batches
 from pipeline.data.loader.dataset import ShardedDataset
@@ -122,13 +123,17 @@ def run(config: Evaluate, context: Context) -> Manifest:
 def score_subsets(evaluation: Evaluation) -> dict[str, float]:
     """Decode the posterior mean given every subset of modalities and compare it with all that is present.
 
-    A subset is scored on the rows that have all of its modalities. Rows are encoded once.
+    A subset is scored on the rows that have all of its modalities. Rows are encoded once. Where there are
+    no encoders, codes are found by inversion, for the first few rows.
     """
     model, info = evaluation.pretrained.model, evaluation.pretrained.info
     subsets = given_subsets(info.modalities)
     scores = {given: Fidelity(len(info.class_names)) for given in subsets}
-    evaluation.progress.start("scoring", evaluation.samples, "samples")
-    for batch in sequential_batches(evaluation.dataset, "test", evaluation.config.batch, evaluation.samples):
+    samples = evaluation.samples
+    if model.posterior_kind == "none":
+        samples = min(samples, evaluation.config.inversion_samples)
+    evaluation.progress.start("scoring", samples, "samples")
+    for batch in sequential_batches(evaluation.dataset, "test", evaluation.config.batch, samples):
         moved = batch.to(evaluation.device)
         experts = model.encode(moved)
         for given, fidelity in scores.items():
@@ -151,9 +156,12 @@ def score_constant(evaluation: Evaluation) -> dict[str, float]:
 
 
 def score_likelihood(evaluation: Evaluation) -> dict[str, float]:
-    """-log p of rows that have every modality, in nats: the mean of an importance-weighted bound."""
+    """-log p of rows that have every modality, in nats: the mean of an importance-weighted bound.
+
+    Nothing for a system without a likelihood.
+    """
     config, pretrained = evaluation.config, evaluation.pretrained
-    if not config.nll_samples:
+    if not config.nll_samples or not has_likelihood(pretrained.model_config, pretrained.objective):
         return {}
     rows = spread(evaluation.samples, config.nll_samples)
     generator = torch.Generator().manual_seed(evaluation.seed)
