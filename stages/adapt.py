@@ -13,6 +13,7 @@ from pipeline.analysis.decoded import batch_views, decoded_views
 from pipeline.analysis.grid import save_png
 from pipeline.analysis.views import Views
 from pipeline.config.schema import Adapt
+from pipeline.config.system import has_likelihood
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.errors import InputError
 from pipeline.metrics.fewshot import nll_under_prior
@@ -69,6 +70,8 @@ def run(config: Adapt, context: Context) -> Manifest:
             outcomes[0],
         )
     context.progress.finish()
+    if not has_likelihood(pretrained.model_config, pretrained.objective):
+        metrics = {name: value for name, value in metrics.items() if not name.endswith("nll_nats")}
     return Manifest(
         metrics=metrics,
         headline=tuple(

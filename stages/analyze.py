@@ -117,6 +117,8 @@ def _encode(
     names = [factor.name.replace("_", " ") for factor in info.factors][: values.shape[1]]
     counts = " and ".join(f"{len(rows):,} {split} samples" for split, rows in chosen.items() if len(rows))
     notes = [f"Measured on {counts}, each encoded from every modality it has."]
+    if model.posterior_kind in ("deterministic", "none"):
+        notes.append("Codes are points here: what is called their KL is half the square of the code.")
     if constant := [name for name, varying in zip(names, varies, strict=True) if not varying]:
         notes.append(f"Left out, because all samples have the same value: {', '.join(constant)}.")
     return Encoded(
@@ -250,11 +252,16 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
 def _posterior(
     model: SharedLatentAutoencoder, batch: Batch
 ) -> tuple[Float32[np.ndarray, "sample latent"], Float32[np.ndarray, "sample latent"]]:
-    """Means and log-variances of all latents given everything, in the order of a code."""
+    """Means and log-variances of all latents given everything, in the order of a code.
+
+    A point is taken for the mean of a unit Gaussian: its KL to N(0, I) is then half its square.
+    """
     with torch.inference_mode():
         posterior, _, _ = posterior_mean(model, batch, model.modalities)
     parts = [posterior.shared, *(posterior.private[name] for name in model.private)]
     mean, logvar = torch.cat([part.mean for part in parts], 1), torch.cat([part.logvar for part in parts], 1)
+    if model.posterior_kind in ("deterministic", "none"):
+        logvar = torch.zeros_like(logvar)
     return mean.float().numpy(), logvar.float().numpy()
 
 

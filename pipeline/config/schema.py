@@ -34,9 +34,12 @@ class Evaluate(Section):
     pictures: Annotated[int, Field(ge=1, le=32)] = 8
     """Columns of each picture grid."""
     nll_samples: Count = 256
-    """Test samples whose NLL is estimated; 0: none."""
+    """Test samples whose NLL is estimated, where the system has a likelihood; 0: none."""
     nll_importance: Positive = 16
     """Importance samples K per test sample in the NLL estimate."""
+    inversion_samples: Positive = 64
+    """Most test samples that reconstructions and translations are scored on where codes are found by
+    inversion, which takes a second each."""
     generated: Count = 1_000
     """Most generated scenes that are compared, as a set, with as many test scenes; below 50: none."""
     prior: LatentPriorName = "aggregate"
