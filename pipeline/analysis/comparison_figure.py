@@ -18,7 +18,7 @@ from pipeline.analysis.comparison_text import (
     title_of,
 )
 from pipeline.analysis.legend import round_ticks
-from pipeline.analysis.lettering import FAINT, INK, NOTE_PX, TEXT_PX, font, text_width, write
+from pipeline.analysis.lettering import FAINT, INK, NOTE_PX, TEXT_PX, Anchor, font, text_width, write
 
 PANELS_PER_LINE = 4
 LOG_RATIO = 20.0
@@ -43,6 +43,8 @@ COLOURS = (
     (166, 118, 29),
 )
 """Told apart with any colour vision; after Okabe & Ito 2008."""
+
+Pixels = float | int
 
 _RAIL, _GRID, _REFERENCE = (240, 242, 244), (222, 225, 228), (150, 154, 158)
 _MARGIN, _ROW, _BAR, _GAP, _PANEL_GAP = 24, 24, 150, 10, 34
@@ -136,21 +138,21 @@ class _Brush:
 
     def text(
         self,
-        place: tuple[float, float],
+        place: tuple[Pixels, Pixels],
         text: str,
         size: int,
         *,
         bold: bool = False,
         fill: tuple[int, int, int] = INK,
-        anchor: str = "la",
+        anchor: Anchor = "la",
     ) -> None:
         spot = (round(place[0] * SCALE), round(place[1] * SCALE))
-        write(self.draw, spot, text, font(size * SCALE, bold=bold), anchor=anchor, fill=fill)  # type: ignore[arg-type]
+        write(self.draw, spot, text, font(size * SCALE, bold=bold), anchor=anchor, fill=fill)
 
-    def box(self, box: tuple[float, float, float, float], fill: tuple[int, int, int]) -> None:
+    def box(self, box: tuple[Pixels, Pixels, Pixels, Pixels], fill: tuple[int, int, int]) -> None:
         self.draw.rectangle([round(part * SCALE) for part in box], fill=fill)
 
-    def dot(self, x: float, y: float, radius: float, fill: tuple[int, int, int]) -> None:
+    def dot(self, x: Pixels, y: Pixels, radius: Pixels, fill: tuple[int, int, int]) -> None:
         box = [round(part * SCALE) for part in (x - radius, y - radius, x + radius, y + radius)]
         self.draw.ellipse(box, fill=fill, outline=(255, 255, 255), width=SCALE)
 

@@ -38,7 +38,7 @@ def load_scenes(path: Path) -> dict[str, Views]:
     """
     found: dict[str, dict[str, np.ndarray]] = {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             for key in arrays.files:
                 name, _, part = key.rpartition(".")
                 values = arrays[key]
