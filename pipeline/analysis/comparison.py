@@ -12,11 +12,14 @@ from pipeline.config import Config
 from pipeline.config.system import has_likelihood, posterior_kind
 from pipeline.data.modality import MODALITIES
 
-Better = Literal["higher", "lower", "one", "neither"]
-"""Which values of a quantity are good; `one`: those near 1."""
+Better = Literal["higher", "lower", "one", "half", "neither"]
+"""Which values of a quantity are good; `one` and `half`: those near 1 and 1/2."""
 
 TRAIN_SECONDS, TRAIN_RATE = "train/seconds", "train/samples_per_s"
 SEED_SPREAD = "stability/seed_spread_pct"
+
+FEWEST_SCENES = 50
+"""That evaluation compares as a set."""
 
 STANDARD_ERRORS = 2.0
 """Systems that differ by less are not told apart."""
@@ -34,7 +37,7 @@ GENERATED: tuple[tuple[str, str, Better], ...] = (
     ("kid", "KID", "lower"),
     ("density", "density", "higher"),
     ("coverage", "coverage", "higher"),
-    ("memorisation", "memorisation", "lower"),
+    ("memorisation", "memorisation", "half"),
 )
 
 
@@ -221,8 +224,8 @@ def missing_reason(comparison: Comparison, system: str, quantity: Quantity) -> s
     if quantity.metric.endswith("/nll_nats"):
         return _no_likelihood(config)
     if quantity.metric.startswith("prior/"):
-        if config.evaluate.generated == 0:
-            return "evaluate.generated is 0, so no scenes were generated"
+        if config.evaluate.generated < FEWEST_SCENES:
+            return f"evaluate.generated is {config.evaluate.generated}, too few to compare sets"
         return "too few complete test or training scenes to compare sets"
     if quantity.metric == TRAIN_RATE or quantity.metric == TRAIN_SECONDS:
         return "nothing was left to train when it was last started, so nothing was timed"
@@ -315,6 +318,8 @@ def _badness(mean: float, better: Better) -> float:
             return -mean
         case "one":
             return abs(mean - 1.0)
+        case "half":
+            return abs(mean - 0.5)
         case _:
             return mean
 

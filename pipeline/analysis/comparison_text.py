@@ -27,9 +27,14 @@ FITTED = {
     "flow": "a normalising flow",
 }
 
-ARROWS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "one": "\N{RIGHTWARDS ARROW}1"}
+ARROWS = {
+    "higher": "\N{UPWARDS ARROW}",
+    "lower": "\N{DOWNWARDS ARROW}",
+    "one": "\N{RIGHTWARDS ARROW}1",
+    "half": "\N{RIGHTWARDS ARROW}0.5",
+}
 ARROW_NOTE = (
-    "\N{UPWARDS ARROW} more is better, \N{DOWNWARDS ARROW} less, \N{RIGHTWARDS ARROW}1 as near 1 as can be"
+    "\N{UPWARDS ARROW} more is better, \N{DOWNWARDS ARROW} less, \N{RIGHTWARDS ARROW} as near as can be"
 )
 
 
@@ -201,7 +206,7 @@ def _drawn_from(config: Config) -> str:
     if posterior_kind(config.model, config.objective) == "none":
         return (
             "scenes drawn from N(0, I), as in training; there are no encoders, so codes of real scenes are "
-            "found by inversion"
+            f"found by inversion, of at most {config.evaluate.inversion_samples} test scenes"
         )
     kind = config.evaluate.prior
     free = config.objective.regulariser.kind == "none"

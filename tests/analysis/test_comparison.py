@@ -139,6 +139,15 @@ def test_nearest_to_one_leads_where_one_is_real(tmp_path: Path) -> None:
     assert leaders(compared, quantity(compared, "prior/sharpness")) == {"vae"}
 
 
+def test_copying_no_more_than_chance_leads(tmp_path: Path) -> None:
+    entries = [
+        Entry(system, 0, system, config_of(system, tmp_path), {**measured(20.0), "prior/memorisation": value})
+        for system, value in (("ae", 0.9), ("vae", 0.52), ("gan", 0.4))
+    ]
+    compared = compare_systems("x", entries)
+    assert leaders(compared, quantity(compared, "prior/memorisation")) == {"vae"}
+
+
 @pytest.mark.parametrize(
     ("system", "reason"),
     [
@@ -158,7 +167,7 @@ def test_reason_of_a_missing_likelihood_follows_from_the_system(
 def test_reason_names_what_was_switched_off(tmp_path: Path) -> None:
     config = config_of("vae", tmp_path, generated=0, nll_samples=0)
     compared = compare_systems("x", [Entry("vae", 0, "x", config, measured(20.0))])
-    assert "evaluate.generated is 0" in missing_reason(compared, "vae", quantity(compared, COVERAGE))
+    assert "evaluate.generated is 0, too few" in missing_reason(compared, "vae", quantity(compared, COVERAGE))
     assert "evaluate.nll_samples is 0" in missing_reason(
         compared, "vae", quantity(compared, f"{ALL}/nll_nats")
     )
@@ -236,8 +245,7 @@ def test_labels_of_an_axis_do_not_touch(axis: object) -> None:
     assert len(ticks) >= 2
     ends = [(150 * axis.share(tick), text_width(_tick_text(tick), font(NOTE_PX - 2)) / 2) for tick in ticks]
     assert all(
-        right - half_right > left + half_left
-        for (left, half_left), (right, half_right) in pairwise(ends)
+        right - half_right > left + half_left for (left, half_left), (right, half_right) in pairwise(ends)
     )
 
 
