@@ -134,7 +134,9 @@ def _push(comparable: Comparable, file: CursorFile, nested: Sequence[str], diges
     for run in nested:
         store.tag(run, {"mlflow.parentRunId": parent.run, GROUP_TAG: name})
     at_ms = int((comparable.directory / VALUES).stat().st_mtime * 1000)
-    points = [(files.metric_name(metric), value, 0) for metric, value in comparable.metrics.items()]
+    # A page sorts its sections by what stands before a slash: `aae/` would come before the figures.
+    names = {metric: files.metric_name(metric.replace("/", ".")) for metric in comparable.metrics}
+    points = [(names[metric], value, 0) for metric, value in comparable.metrics.items()]
     store.log_metrics(parent.run, points, at_ms)
     note = (comparable.directory / TABLE).read_text(encoding="utf-8")
     store.tag(parent.run, {"mlflow.note.content": note})

@@ -164,6 +164,7 @@ def test_a_perfect_prediction_has_perfect_metrics() -> None:
         "depth_delta1": 1.0,
         "depth_rmse_m": 0.0,
         "seg_miou": 1.0,
+        "sharpness": 1.0,
     })
 
 

@@ -79,7 +79,7 @@ def test_history_has_every_term_of_every_interval(uninterrupted: Path) -> None:
     assert [line["samples_seen"] for line in lines] == [24, 48, 72, 96]
     assert list(lines[0]) == [
         *("samples_seen", "loss", "rgb_nll", "depth_nll", "seg_nll", "kl", "kl_private_rgb"),
-        *("beta", "learning_rate", "gradient_norm"),
+        *("active_units", "beta", "learning_rate", "gradient_norm"),
     ]
     total = sum(lines[-1][name] for name in ("rgb_nll", "depth_nll", "seg_nll", "kl", "kl_private_rgb"))
     assert lines[-1]["loss"] == pytest.approx(total, rel=1e-5)

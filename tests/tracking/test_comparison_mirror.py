@@ -51,7 +51,7 @@ def test_members_are_nested_under_one_run_however_often_it_is_uploaded(root: Pat
     assert whole.parent is None
     assert server.only("demo-vae-s0").parent == server.only("demo-gan-s0").parent == whole.identifier
     assert server.only("demo-vae-s0:shard").parent == server.only("demo-vae-s0").identifier
-    assert whole.metrics == {"vae/prior/fd_pca": 1.5, "vae/rgb-depth/rgb_psnr_db": 20.0}
+    assert whole.metrics == {"vae.prior.fd_pca": 1.5, "vae.rgb-depth.rgb_psnr_db": 20.0}
     assert "| vae | 0.01 |" in whole.tags["mlflow.note.content"]
     assert server.artifacts(whole) == ["comparison.json", "comparison.png", "images", "table.md"]
     assert server.images(whole) == {("at a glance/comparison", 0): 1}
