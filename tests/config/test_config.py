@@ -73,8 +73,8 @@ def test_any_config_loads_to_itself_again(
         ("train: 5", "a.yaml:3: train: must be a section with keys such as samples, batch, "),
         (
             "model: {fusion: mpoe}",
-            "a.yaml:3: model.fusion: must be poe | moe | mopoe | mvtcae | mmvaeplus | barycentre | joint, not "
-            '"mpoe"; did you mean mopoe?',
+            "a.yaml:3: model.fusion: must be poe | moe | mopoe | mvtcae | mmvaeplus | barycentre | joint, "
+            'not "mpoe"; did you mean mopoe?',
         ),
         ("model: {width: 9}", "a.yaml:3: model.width: must be int >= 8, a multiple of 8, not 9"),
         (
