@@ -68,6 +68,12 @@ class MakePictures:
             Image.fromarray(picture).save(f"{self.root}/{modality}/{number:06d}.png", compress_level=6)
 
 
+def make_apart(root: Path, count: int, source: str, workers: int) -> None:
+    """`make_folder` in a process of its own, whose pool leaves nothing for `one_run` to wait for."""
+    command = [sys.executable, __file__, "--one", "make", "--pictures", str(root), "--samples", str(count)]
+    subprocess.run([*command, "--source", source, "--workers", str(workers)], check=True)
+
+
 def make_folder(root: Path, count: int, source: str, workers: int) -> None:
     """Make what is missing of a folder of so many samples."""
     width, height = map(int, source.split("x"))
@@ -173,6 +179,9 @@ def _cpu_of_children_s() -> float:
 
 def print_one(arguments: argparse.Namespace) -> None:
     """In that process: seconds, and what imports had taken of a processor before."""
+    if arguments.one == "make":
+        make_folder(arguments.pictures, arguments.samples, arguments.source, arguments.workers)
+        return
     imports_cpu_s, started_s = time.process_time(), time.perf_counter()
     root, size = arguments.pictures, arguments.sizes[0]
     if arguments.one == "shard":
@@ -190,10 +199,10 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory(dir=beside) as directory:
         root = Path(directory) / "all"
         if arguments.pictures:
-            make_folder(arguments.pictures, count, arguments.source, workers)
+            make_apart(arguments.pictures, count, arguments.source, workers)
             first_of(arguments.pictures, count, root)
         else:
-            make_folder(root, count, arguments.source, workers)
+            make_apart(root, count, arguments.source, workers)
         few = first_of(root, FIRST, Path(directory) / "few")
         for size in arguments.sizes:
             ours, merely, fixed = [], [], []
@@ -294,7 +303,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--pictures", type=Path, help="where the pictures are kept")
-    parser.add_argument("--one", choices=["shard", "decode"], help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=["make", "shard", "decode"], help=argparse.SUPPRESS)
     parser.add_argument("--memory", action="store_true", help="only measure memory per sample")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
