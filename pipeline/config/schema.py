@@ -16,7 +16,7 @@ from pipeline.config.section import (
     Section,
     without_effect,
 )
-from pipeline.config.system import contradictions
+from pipeline.config.system import contradictions, idle_adversary
 from pipeline.config.training import Train
 
 RESERVED_NAMES = ("datasets", "mlflow-artifacts")
@@ -151,6 +151,8 @@ class Config(Section):
     def _choices_make_a_system(self) -> Config:
         wrong = list(contradictions(self.model, self.objective))
         if mistake := self.model.mistake_at(self.data.image_size):
+            wrong.append(mistake)
+        if mistake := idle_adversary(self.objective, self.train.samples):
             wrong.append(mistake)
         if wrong:
             raise ValueError("; ".join(wrong))

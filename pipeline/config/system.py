@@ -96,6 +96,21 @@ def _categories(model: Model, objective: Objective, posterior: PosteriorKind) ->
         )
 
 
+def idle_adversary(objective: Objective, samples: int) -> str | None:
+    """What is wrong with a training that ends before its discriminator has pulled at anything."""
+    adversary = objective.adversary
+    if not isinstance(adversary, ImageAdversary):
+        return None
+    alone = adversary.start_samples + adversary.warmup_samples
+    if alone < samples:
+        return None
+    return (
+        f"objective.adversary: start_samples and warmup_samples together are {alone:,}, and train.samples "
+        f"{samples:,} ends before that, so the discriminator would never matter; shorten them, or train for "
+        "longer"
+    )
+
+
 def _generator_alone(objective: Objective) -> Iterator[str]:
     if not isinstance(objective.adversary, ImageAdversary):
         yield (

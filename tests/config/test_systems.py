@@ -193,3 +193,11 @@ def test_following_the_advice_ends_in_a_system(tmp_path: Path) -> None:
     for model, objective in advised:
         path.write_text(text(model, objective))
         load_config(path, [])
+
+
+def test_a_training_that_ends_before_its_discriminator_matters_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text("fusion: mopoe", IMAGE % "both"))
+    load_config(path, ["train.samples=9601"])
+    with pytest.raises(InputError, match=r"together are 9,600, and train.samples 9,600 ends before that"):
+        load_config(path, ["train.samples=9600"])
