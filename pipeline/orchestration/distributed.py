@@ -35,14 +35,8 @@ class Processes:
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model, behind DistributedDataParallel if there are several processes.
 
-        Raises:
-            InputError: If several processes would each keep running statistics of their own rows.
+        Buffers are constants or, in one process alone, running statistics: they are not broadcast.
         """
-        if self.world.size > 1 and any(name.endswith("running_mean") for name, _ in model.named_buffers()):
-            raise InputError(
-                "model.norm: batch normalises over the rows of one process, so that several would train "
-                "another model than one; choose model.norm: group, or one process"
-            )
         wrapped: nn.Module = self._accelerator.prepare_model(model)
         return wrapped
 

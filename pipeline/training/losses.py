@@ -41,8 +41,7 @@ class Pass:
 
     Attributes:
         output: Of the model.
-        batch: What it is to predict.
-        encoded: What its encoders saw: the batch, or a corrupted one.
+        batch: What it is to predict, and what its encoders saw of it.
         draws: What was drawn for it.
         place: Which update this is.
         samples_seen: Including this update.
@@ -50,7 +49,6 @@ class Pass:
 
     output: Output
     batch: Batch
-    encoded: Batch
     draws: Draws
     place: Place
     samples_seen: int
@@ -128,7 +126,7 @@ def model_loss(
             model,
             discriminators[LATENT] if LATENT in discriminators else None,
             output,
-            done.encoded,
+            done.batch.inputs(),
             objective,
             done.place,
             peers,
@@ -194,7 +192,7 @@ def discriminators_loss(
         terms |= told.terms
     if LATENT in discriminators:
         taught = teach_latent_player(
-            model, wrapped[LATENT], done.output, done.encoded, objective, done.place, peers
+            model, wrapped[LATENT], done.output, done.batch.inputs(), objective, done.place, peers
         )
         parts.append(taught.total)
         terms |= taught.terms

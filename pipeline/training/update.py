@@ -133,8 +133,8 @@ def make_update(
         batch = batch.to(device)
         draws = draw(model, batch, rules.model, objective, place)
         with torch.autocast(device.type, torch.bfloat16, enabled=rules.bf16):
-            output = wrapped(batch.inputs(), draws.views.given, draws.noise, draws.prior)
-        done = Pass(output, batch, batch.inputs(), draws, place, samples_seen)
+            output = wrapped(batch, draws.views.given, draws.noise, draws.prior)
+        done = Pass(output, batch, draws, place, samples_seen)
         with frozen(state.discriminators):
             loss = model_loss(
                 model,
