@@ -27,7 +27,7 @@ from pipeline.errors import InputError
 from pipeline.models.adapters import attach_adapter, detach_adapter, load_adapter, load_adapter_state
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.pretrained import DESCRIPTION, WEIGHTS, Pretrained, load_pretrained, model_digest
-from pipeline.models.prior import PRIOR_FILE, LatentPrior, load_prior, standard_prior
+from pipeline.models.prior import PRIOR_FILE, LatentPrior, assumed_prior, load_prior, widths
 from pipeline.models.scene import decode_in_parts, scenes
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -78,7 +78,12 @@ class Triptych:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, adapter: str | Path | None = None, revision: str | None = None
+        cls,
+        source: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        prior: str | Path | None = None,
+        revision: str | None = None,
     ) -> "Triptych":
         """Load a model; nothing in its files is executed.
 
@@ -87,17 +92,22 @@ class Triptych:
                 Face Hub (downloaded; `model.safetensors` and `model.json` only).
             adapter: A directory that `adapt` wrote (`adapt/adapters/k5-draw0`): decode and sample as
                 adapted to those examples.
+            prior: What `sample` draws latents from: a file that `evaluate` or `adapt` wrote
+                (`evaluate/prior.safetensors`); None: the adapter's, or else what training held codes to.
             revision: Branch, tag or commit on the Hub.
 
         Raises:
-            InputError: If there is no model, it is damaged, or the adapter belongs to another one.
+            InputError: If there is no model, it is damaged, or the adapter or prior belongs to another one.
         """
         directory = _locate(source, revision)
         pretrained = load_pretrained(directory)
         model = pretrained.model
-        if adapter is None:
-            return cls(pretrained, standard_prior(model.latent, model.private))
-        return cls(pretrained, _adapt(model, model_digest(directory), Path(adapter)))
+        drawn_from = assumed_prior(*model.code_prior, model.latent, model.private)
+        if adapter is not None:
+            drawn_from = _adapt(model, model_digest(directory), Path(adapter))
+        if prior is not None:
+            drawn_from = _fitting_prior(Path(prior), model)
+        return cls(pretrained, drawn_from)
 
     @property
     def info(self) -> DatasetInfo:
@@ -182,7 +192,7 @@ class Triptych:
         return self.decode(self.encode(rgb, depth, seg), to)
 
     def sample_latent(self, count: int, seed: int) -> Latent:
-        """Draw latents: from N(0, I), or from the adapter's re-fit prior.
+        """Draw latents from the prior that `from_pretrained` was asked for.
 
         Raises:
             InputError: If count is not positive.
@@ -332,3 +342,19 @@ def _adapt(model: SharedLatentAutoencoder, digest: str, directory: Path) -> Late
         load_adapter_state(model.decoders, state)
         detach_adapter(model.decoders, merge=True)
     return load_prior(directory / PRIOR_FILE)
+
+
+def _fitting_prior(path: Path, model: SharedLatentAutoencoder) -> LatentPrior:
+    """A prior from a file.
+
+    Raises:
+        InputError: If it cannot be read or draws latents of another size.
+    """
+    prior = load_prior(path)
+    shared, private = widths(prior)
+    if shared != model.latent or private != model.private:
+        raise InputError(
+            f"{path}: draws {shared} shared and {private or 'no'} private latents, but this model has "
+            f"{model.latent} and {model.private or 'none'}; name the prior that was fitted to it"
+        )
+    return prior

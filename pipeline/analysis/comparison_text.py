@@ -210,8 +210,11 @@ def _drawn_from(config: Config) -> str:
         )
     kind = config.evaluate.prior
     free = config.objective.regulariser.kind == "none"
-    if kind == "normal":
-        return "scenes drawn from N(0, I)" + (", which training does not hold codes to" if free else "")
+    if kind == "training":
+        drawn = (
+            "what training holds codes to" if not free else "N(0, I), which training does not hold codes to"
+        )
+        return f"scenes drawn from {drawn}"
     text = f"scenes drawn from {FITTED[kind]} fitted to the codes of training scenes"
     return text + ("; training itself holds codes to no prior" if free else "")
 

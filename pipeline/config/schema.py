@@ -21,7 +21,8 @@ from pipeline.config.training import Train
 
 RESERVED_NAMES = ("datasets", "mlflow-artifacts")
 
-LatentPriorName = Literal["normal", "aggregate", "gmm", "flow"]
+FittedPriorName = Literal["aggregate", "gmm", "flow"]
+LatentPriorName = Literal["training", FittedPriorName]
 
 
 class Evaluate(Section):
@@ -97,8 +98,9 @@ class Synthesize(Section):
     count: Annotated[int, Field(ge=2)] = 1_000
     """Number of scenes, test scenes included."""
     prior: LatentPriorName = "aggregate"
-    """Draw latents from N(0, I), or from what is fitted to the training set's posteriors: one Gaussian, a
-    mixture of Gaussians, or a normalising flow."""
+    """Draw latents from what training held them to (N(0, I), but for an adversarial autoencoder with another
+    prior), or from what is fitted to the training set's posteriors: one Gaussian, a mixture of Gaussians,
+    or a normalising flow."""
     seed: Count = 0
     """Chooses the scenes."""
 

@@ -18,6 +18,7 @@ from pipeline.metrics.fidelity import Prediction
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.gaussian import Gaussian
 from pipeline.models.prior import LatentDensity, LatentPrior
+from pipeline.models.prior_gaussian import FullGaussian
 from pipeline.models.variables import Posterior
 from pipeline.objectives.likelihood import nll, reported_nll
 
@@ -180,4 +181,5 @@ def _distances(
 
 
 def _per_draw(prior: LatentDensity, latent: Float[Tensor, "draw batch _"]) -> Float[Tensor, "draw batch"]:
+    assert isinstance(prior, FullGaussian), "adaptation fits Gaussians"
     return prior.log_prob(latent.flatten(0, 1)).view(latent.shape[:2])

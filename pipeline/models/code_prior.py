@@ -7,6 +7,7 @@ Source: Makhzani et al. 2015 (arXiv:1511.05644): section 3 for mixtures, section
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -67,6 +68,27 @@ def prior_draws(
             _room_for_categories(latent, components)
             category = F.one_hot(chosen[:, 0], components).to(normal.dtype)
             return torch.cat([category, normal[:, components:]], dim=1)
+
+
+@dataclass(frozen=True)
+class CodeDensity:
+    """A prior as something to draw from.
+
+    Attributes:
+        kind: Of the prior.
+        components: Gaussians on a ring, or categories.
+        latent: Numbers in a code.
+    """
+
+    kind: CodePrior
+    components: int
+    latent: int
+
+    def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, "batch latent"]:
+        """So many independent draws."""
+        normal = torch.randn(count, self.latent, generator=generator)
+        uniform = torch.rand(count, prior_choices(self.kind, self.latent), generator=generator)
+        return prior_draws(self.kind, self.components, normal, uniform)
 
 
 def codes(

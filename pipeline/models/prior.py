@@ -1,11 +1,11 @@
-"""What latents are drawn from: N(0, I), or a density fitted to the posteriors of training samples."""
+"""What latents are drawn from: what training held codes to, or a density fitted to training samples."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.config.schema import LatentPriorName
+from pipeline.config.schema import FittedPriorName
 from pipeline.errors import InputError
+from pipeline.models.code_prior import CodeDensity, CodePrior
 from pipeline.models.gaussian import Gaussian
 from pipeline.models.prior_flow import CouplingFlow, fit_flow
 from pipeline.models.prior_gaussian import FullGaussian, aggregate_prior, pooled_moments, standard_normal
@@ -25,13 +26,10 @@ PRIOR_FILE = "prior.safetensors"
 
 @runtime_checkable
 class LatentDensity(Protocol):
-    """A density over latents that can be drawn from."""
+    """What latents can be drawn from."""
 
     def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, "batch latent"]:
         """So many independent draws."""
-
-    def log_prob(self, value: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
-        """Log density in nats."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,23 @@ class LatentPrior:
 
 
 def standard_prior(latent: int, private: Mapping[str, int]) -> LatentPrior:
-    """N(0, I) for the shared latent and for every private one: what training assumes."""
+    """N(0, I) for the shared latent and for every private one."""
     return LatentPrior(
         standard_normal(latent), {name: standard_normal(size) for name, size in private.items()}
     )
+
+
+def assumed_prior(kind: CodePrior, components: int, latent: int, private: Mapping[str, int]) -> LatentPrior:
+    """What training holds codes to: N(0, I) but for the shared code of some adversarial autoencoders.
+
+    Args:
+        kind: Of the shared code's prior.
+        components: Gaussians on a ring, or categories.
+        latent: Numbers in a shared code.
+        private: Numbers in the private code of each modality that has one.
+    """
+    standard = standard_prior(latent, private)
+    return standard if kind == "normal" else replace(standard, shared=CodeDensity(kind, components, latent))
 
 
 def refit_prior(
@@ -89,7 +100,7 @@ def fit_aggregate_prior(
 
 
 def fit_prior(
-    kind: LatentPriorName,
+    kind: FittedPriorName,
     shared: Gaussian,
     private: Mapping[str, Gaussian],
     present: Mapping[str, Bool[Tensor, " batch"]],
@@ -98,7 +109,7 @@ def fit_prior(
     """Fit a density to the aggregate posterior of the shared and of every private latent.
 
     Args:
-        kind: N(0, I), one Gaussian, a mixture of Gaussians, or a flow.
+        kind: One Gaussian, a mixture of Gaussians, or a flow.
         shared: Posteriors of the shared latent.
         private: Posteriors of the private latents.
         present: Rows that have the modality; a private latent learns from these alone.
@@ -110,8 +121,6 @@ def fit_prior(
 
     def fitted(posterior: Gaussian) -> LatentDensity:
         match kind:
-            case "normal":
-                return standard_normal(posterior.mean.shape[1])
             case "aggregate":
                 return aggregate_prior(posterior)
             case "gmm":
@@ -164,6 +173,8 @@ def widths(prior: LatentPrior) -> tuple[int, dict[str, int]]:
 
 def _tensors(part: LatentDensity) -> dict[str, Tensor]:
     match part:
+        case CodeDensity(kind, components, latent):
+            return {f"code.{kind}": torch.tensor([components, latent])}
         case FullGaussian(mean, covariance):
             return {"mean": mean, "covariance": covariance}
         case GaussianMixture(weights, means, covariances):
@@ -179,16 +190,19 @@ def _density(tensors: Mapping[str, Tensor]) -> LatentDensity:
     Raises:
         KeyError: If a tensor is missing.
     """
+    for kind in get_args(CodePrior):
+        if (numbers := tensors.get(f"code.{kind}")) is not None:
+            return CodeDensity(kind, *numbers.tolist())
     if "weights" in tensors:
         return GaussianMixture(tensors["weights"], tensors["means"], tensors["covariances"])
     if "flow.mean" not in tensors:
         return FullGaussian(tensors["mean"], tensors["covariance"])
     state = {name.removeprefix("flow."): tensor for name, tensor in tensors.items()}
-    numbers = {int(name.split(".")[1]) for name in state if name.startswith("couplings.")}
-    hidden = len(state["couplings.0.inner.bias"]) if numbers else 1
+    couplings = {int(name.split(".")[1]) for name in state if name.startswith("couplings.")}
+    hidden = len(state["couplings.0.inner.bias"]) if couplings else 1
     width = len(state["mean"])
     with torch.random.fork_rng(devices=[]):  # its first weights, soon replaced, are nobody else's business
-        flow = CouplingFlow(standard_normal(width), len(numbers), hidden)
+        flow = CouplingFlow(standard_normal(width), len(couplings), hidden)
     flow.load_state_dict(state)
     return flow.requires_grad_(False)
 

@@ -11,7 +11,7 @@ from pipeline.config.system import posterior_kind
 from pipeline.data.batch import Batch
 from pipeline.models.gaussian import Gaussian
 from pipeline.models.pretrained import Pretrained
-from pipeline.models.prior import LatentPrior, fit_prior, standard_prior
+from pipeline.models.prior import LatentPrior, assumed_prior, fit_prior
 
 
 def fit_training_prior(
@@ -19,7 +19,8 @@ def fit_training_prior(
 ) -> LatentPrior:
     """Encode training samples and fit a prior to their posteriors; on the CPU, wherever the model is.
 
-    A generator without encoders was trained on draws from N(0, I), so those are what it is given.
+    A generator without encoders was trained on draws from N(0, I), so those are what it is given. With
+    `training` nothing is fitted.
 
     Args:
         pretrained: The model.
@@ -31,8 +32,8 @@ def fit_training_prior(
         ValueError: If there is no batch to fit to.
     """
     model = pretrained.model
-    if kind == "normal" or posterior_kind(pretrained.model_config, pretrained.objective) == "none":
-        return standard_prior(model.latent, model.private)
+    if kind == "training" or posterior_kind(pretrained.model_config, pretrained.objective) == "none":
+        return assumed_prior(*model.code_prior, model.latent, model.private)
     shared: list[Gaussian] = []
     private: dict[str, list[Gaussian]] = {name: [] for name in model.private}
     present: list[torch.Tensor] = []

@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from squares import CLASS_NAMES, SIDE, scene
 
 from pipeline.api import Latent, Scene, Triptych
 from pipeline.data.modality import Sample
 from pipeline.errors import InputError
+from pipeline.models.prior import save_prior, standard_prior
+from pipeline.models.prior_gaussian import FullGaussian
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adaptation.md"
 
@@ -141,6 +145,24 @@ def test_a_wrong_array_is_refused_with_what_is_right(
 def test_a_run_directory_will_do(trained: dict[str, Path], square: Sample) -> None:
     model = Triptych.from_pretrained(trained["train"].parent)
     assert model.class_names == CLASS_NAMES
+
+
+def test_scenes_are_drawn_from_the_prior_that_is_named(trained: dict[str, Path], tmp_path: Path) -> None:
+    plain = Triptych.from_pretrained(trained["train"])
+    shared = len(plain.sample_latent(1, seed=0).shared[0])
+    private = {name: len(value[0]) for name, value in plain.sample_latent(1, seed=0).private.items()}
+    point = FullGaussian(torch.full((shared,), 3.0), 1e-8 * torch.eye(shared))
+    save_prior(tmp_path / "prior.safetensors", replace(standard_prior(shared, private), shared=point))
+    model = Triptych.from_pretrained(trained["train"], prior=tmp_path / "prior.safetensors")
+    np.testing.assert_allclose(model.sample_latent(5, seed=0).shared, 3.0, atol=0.01)
+
+
+def test_a_prior_of_other_latents_is_refused(trained: dict[str, Path], tmp_path: Path) -> None:
+    save_prior(tmp_path / "prior.safetensors", standard_prior(2, {"depth": 1}))
+    with pytest.raises(
+        InputError, match=r"draws 2 shared and \{'depth': 1\} private latents, but this model"
+    ):
+        Triptych.from_pretrained(trained["train"], prior=tmp_path / "prior.safetensors")
 
 
 def test_a_model_on_the_hub_is_fetched(trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

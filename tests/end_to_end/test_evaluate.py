@@ -272,7 +272,7 @@ def test_the_yardstick_is_named_shared_and_made_again_to_the_bit(
     assert hashlib.sha256(file.read_bytes()).hexdigest() == digest
 
 
-@pytest.mark.parametrize("prior", ["normal", "gmm", "flow"])
+@pytest.mark.parametrize("prior", ["training", "gmm", "flow"])
 def test_scenes_are_drawn_from_the_prior_asked_for(
     many: dict[str, Path], sets: tuple[Manifest, Path], prior: str
 ) -> None:

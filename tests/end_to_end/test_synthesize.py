@@ -107,8 +107,8 @@ def test_the_same_config_writes_the_same_bytes_and_another_seed_others(
 def test_the_aggregate_prior_is_closer_to_the_data_than_the_normal_one(
     trained: dict[str, Path], manifest: Manifest, tmp_path: Path
 ) -> None:
-    normal = Synthesize(count=70, seed=5, prior="normal")
-    metrics = synthesize.run(normal, context(tmp_path / "normal", trained)).metrics
+    assumed = Synthesize(count=70, seed=5, prior="training")
+    metrics = synthesize.run(assumed, context(tmp_path / "training", trained)).metrics
     assert metrics["prior/class_frequency_tv"] > manifest.metrics["prior/class_frequency_tv"]
 
 

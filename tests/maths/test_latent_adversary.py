@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -8,8 +9,9 @@ from torch import nn
 from pipeline.config.model import Model
 from pipeline.config.objective import AdversarialRegulariser, Objective
 from pipeline.config.system import contradictions
-from pipeline.models.code_prior import codes, prior_choices, prior_draws
+from pipeline.models.code_prior import CodePrior, codes, prior_choices, prior_draws
 from pipeline.models.latent_discriminator import LatentDiscriminator
+from pipeline.models.prior import assumed_prior, load_prior, save_prior
 from pipeline.objectives.latent_adversary import (
     aae_discriminator_loss,
     aae_encoder_loss,
@@ -187,6 +189,21 @@ def test_categories_are_one_hot_and_equally_likely_beside_a_normal_style() -> No
     assert torch.equal(drawn[:, 4:], noise[:, 4:])
     counts = drawn[:, :4].sum(dim=0)
     assert ((counts - rows / 4) ** 2 / (rows / 4)).sum() < 16.3  # chi-squared, 3 degrees, p = .001
+
+
+@pytest.mark.parametrize("kind", ["mixture", "categorical"])
+def test_scenes_can_be_drawn_from_what_training_held_codes_to(kind: CodePrior, tmp_path: Path) -> None:
+    prior = assumed_prior(kind, 4, 7, {"rgb": 2})
+    save_prior(tmp_path / "prior.safetensors", prior)
+    loaded = load_prior(tmp_path / "prior.safetensors")
+    for one in (prior, loaded):
+        shared, private = one.sample(500, torch.Generator().manual_seed(3))
+        again = torch.Generator().manual_seed(3)
+        normal = torch.randn(500, 7, generator=again)
+        uniform = torch.rand(500, prior_choices(kind, 7), generator=again)
+        assert torch.equal(shared, prior_draws(kind, 4, normal, uniform))
+        assert private["rgb"].shape == (500, 2)
+    assert loaded.shared == prior.shared
 
 
 def test_codes_of_categories_are_probabilities_and_the_rest_is_left_alone() -> None:
