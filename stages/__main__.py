@@ -212,7 +212,7 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
         "--nproc",
         metavar="N",
         type=_positive,
-        help="processes that read data or train together (default: 1)",
+        help="processes that share a stage on this machine (default: one per GPU, else 1)",
     )
 
 

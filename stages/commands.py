@@ -110,7 +110,7 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return comparing.show_plan(request, as_json=arguments.json)
     runs = comparing.checked(request)
-    launch = _launch(arguments)
+    launch = _launch(arguments, runs[0].config)
     for member in runs:
         _refuse_uneven(member.config, launch.processes)
     return _failing(lambda: comparing.run(request, runs, launch, as_json=arguments.json))
@@ -169,7 +169,7 @@ def _run(arguments: argparse.Namespace, selection: Selection) -> int:
         return 0
     from pipeline.orchestration import supervisor
 
-    launch = _launch(arguments)
+    launch = _launch(arguments, config)
     _refuse_uneven(config, launch.processes)
 
     def bring_up_to_date() -> int:
@@ -180,16 +180,24 @@ def _run(arguments: argparse.Namespace, selection: Selection) -> int:
     return _failing(bring_up_to_date)
 
 
-def _launch(arguments: argparse.Namespace) -> "Launch":
+def _launch(arguments: argparse.Namespace, config: Config) -> "Launch":
     from pipeline.orchestration.supervisor import Launch
 
     _refuse_several_nodes()
     return Launch(
         worker=WORKER,
-        processes=arguments.nproc or _number("NPROC_PER_NODE", 1),
+        processes=_processes(arguments, config),
         max_restarts=_number("MAX_RESTARTS", 0),
         wait=arguments.wait,
     )
+
+
+def _processes(arguments: argparse.Namespace, config: Config) -> int:
+    """Of a stage on this machine: what --nproc or NPROC_PER_NODE says, else one per GPU."""
+    from pipeline.orchestration.gpus import default_processes
+
+    asked: int | None = arguments.nproc
+    return asked or _number("NPROC_PER_NODE", 0) or default_processes(config.train.device)
 
 
 def _failing(call: Callable[[], int]) -> int:
