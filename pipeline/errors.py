@@ -18,6 +18,18 @@ class Interrupted(Exception):  # noqa: N818 (not an error: what was done is save
     """A stage was asked to stop, has saved what it did, and can be continued; exit code 75."""
 
 
+class Failed(Exception):  # noqa: N818 (said as a fact)
+    """A stage cannot go on, and the message says why and what to change; no traceback, exit code 1."""
+
+
+class Overtaken(Exception):  # noqa: N818 (not an error: there is nothing left to do)
+    """The first process of a stage came to its end without this one, whose work was done before."""
+
+
+class PeerFailed(Exception):  # noqa: N818 (said as a fact)
+    """Another process of the stage failed, and has said and recorded why; there is nothing to wait for."""
+
+
 def command_name() -> str:
     """What a person types to call us: launch.sh says how it was called."""
     return os.environ.get("TRIPTYCH_COMMAND", "triptych")

@@ -2,15 +2,20 @@
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from pipeline.config.model import Model
 from pipeline.config.objective import ImageAdversary, Objective
 from pipeline.config.system import posterior_kind
 from pipeline.config.training import Train
+from pipeline.data.batch import Batch
 from pipeline.data.loader.batches import training_batches
+from pipeline.data.loader.corrupt import CorruptionProcess
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.errors import InputError
 from pipeline.models.autoencoder import build_autoencoder
@@ -20,14 +25,20 @@ from pipeline.objectives.perceptual import PerceptualNetwork, load_perceptual
 from pipeline.orchestration.distributed import Processes, connect, native_bf16
 from pipeline.orchestration.stage import Context, Manifest
 from pipeline.training import history
-from pipeline.training.checkpoint import TrainingState, resume, save_checkpoint
-from pipeline.training.loop import Cadence, optimise
+from pipeline.training.checkpoint import TrainingState, resume
+from pipeline.training.checkpoint_files import Keep
+from pipeline.training.failures import explained
+from pipeline.training.loop import NOT_NOW, Cadence, optimise
+from pipeline.training.saving import Saver, Saving
 from pipeline.training.update import Rules, make_update, start
+from pipeline.training.validation import ROWS, Chunk, is_validated, validate, validation_rows
 
 HISTORY = "history.jsonl"
 CHECKPOINTS = "checkpoints"
 HARDWARE = "hardware.json"
 """What `auto` in the config meant on the machine that training began on."""
+VALIDATION_SPLITS = ("val", "test")
+"""Where the samples come from that the best model is chosen on: the first that is there."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +103,12 @@ def _train(
     )
     if world.is_main:
         history.truncate(lines, state.samples_seen)
+    chunks = _chunks(dataset, rules, processes.device)
+    own = chunks[world.rank :: world.size]
 
     def log(samples_seen: int, values: dict[str, float]) -> None:
         if world.is_main:
             history.append_line(lines, samples_seen, values)
-
-    def save() -> None:
-        if world.is_main:
-            history.sync(lines)
-            save_checkpoint(context.directory / CHECKPOINTS, state, train.keep_checkpoints)
-        processes.wait()
 
     context.progress.start("training", train.samples, "samples", done=min(state.samples_seen, train.samples))
     batches = training_batches(
@@ -118,25 +125,69 @@ def _train(
         mix=train.mix,
         say=context.progress.say,
     )
-    with closing(batches):
+    update = make_update(
+        state,
+        processes.wrap(state.model),
+        rules,
+        processes.peers(),
+        {name: processes.wrap(player) for name, player in state.discriminators.items()},
+        perceptual=_perceptual(config.objective, processes),
+    )
+    with closing(batches), closing(_saving(context, processes, train)) as saving, explained(state, train):
         optimise(
             state,
-            make_update(
-                state,
-                processes.wrap(state.model),
-                rules,
-                processes.peers(),
-                {name: processes.wrap(player) for name, player in state.discriminators.items()},
-                perceptual=_perceptual(config.objective, processes),
-            ),
+            update,
             (batch.to(processes.device) for batch in batches),
-            Cadence(train.samples, train.batch, train.log_samples, train.checkpoint_samples),
+            Cadence(
+                train.samples,
+                train.batch,
+                train.log_samples,
+                train.checkpoint_samples,
+                train.milestone_samples,
+            ),
             log=log,
-            save=save,
-            stop_requested=lambda: processes.any(context.stop_requested()),
+            validate=lambda: validate(state, rules, own, processes.sum) if chunks else NOT_NOW,
+            consult=lambda due: saving.consult(due, stop=context.stop_requested()),
+            save=lambda last: saving.save(state, last=last),
             advance=lambda values: context.progress.advance(train.batch, f"loss {values['loss']:.0f}"),
         )
     context.progress.finish()
+
+
+def _saving(context: Context, processes: Processes, train: Train) -> Saving:
+    """The thread that writes checkpoints, in the main process alone."""
+    if not processes.world.is_main:
+        return Saving(None, processes.peers(), processes.device)
+    saver = Saver(
+        context.directory / CHECKPOINTS,
+        Keep(train.keep_checkpoints, train.milestone_samples),
+        minutes=train.checkpoint_minutes,
+        before_write=lambda: history.sync(context.directory / HISTORY),
+        say=context.progress.say,
+    )
+    return Saving(saver, processes.peers(), processes.device)
+
+
+def _chunks(dataset: ShardedDataset, rules: Rules, device: torch.device) -> list[Chunk]:
+    """The samples that the best model is chosen on, in parts; none for a system without a loss on samples."""
+    wanted = rules.train.validation_samples
+    split = next((name for name in VALIDATION_SPLITS if dataset.length(name)), None)
+    if split is None or not wanted or not is_validated(rules):
+        return []
+    rows = validation_rows(dataset.length(split), wanted)
+    corruption = rules.objective.corruption
+    process = (
+        CorruptionProcess(rules.seed, len(dataset.info.class_names), **corruption.model_dump())
+        if corruption.any
+        else None
+    )
+
+    def loader(number: int) -> Callable[[], Batch]:
+        part = rows[number * ROWS : (number + 1) * ROWS]
+        return lambda: dataset.packed(split, part, process).to(device)
+
+    count = -(-len(rows) // ROWS)
+    return [Chunk(number, loader(number)) for number in range(count)]
 
 
 def _decoder_passes(model: Model, objective: Objective) -> int:

@@ -77,14 +77,24 @@ class Train(Section):
     """Half-life of the averaged weights that every later stage uses; 0: no averaging."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast or not. auto: bf16 where the processor computes it natively; kept once a run started."""
+    accumulation: Positive = without_effect(1)
+    """Micro-batches per optimiser step and process: less memory, the same update to the rounding of sums.
+    Refused with terms that couple the rows of a batch."""
     device: Literal["auto", "cpu", "cuda"] = without_effect("auto")
     """Where to train; auto takes a GPU when there is one."""
     log_samples: Positive = without_effect(640)
     """Samples between two lines of history.jsonl."""
     checkpoint_samples: Positive = without_effect(6_400)
-    """Samples between two checkpoints."""
+    """Samples between two checkpoints, and between two looks at the validation loss."""
+    checkpoint_minutes: PositiveFloat | None = without_effect(10.0)
+    """Most minutes between two checkpoints; null: samples alone decide."""
     keep_checkpoints: Positive = without_effect(2)
-    """How many of the newest checkpoints to keep."""
+    """How many of the newest checkpoints to keep, beside the best."""
+    milestone_samples: Positive | None = without_effect(None)
+    """Keep the first checkpoint at or after every multiple of this for good; null: none."""
+    validation_samples: Count = without_effect(128)
+    """Samples of the validation split, or else of the test split, on which the best checkpoint is chosen by
+    its loss; 0: none is."""
     loading: Loading = Loading()
     """How samples are read."""
     augment: Augment = Augment()

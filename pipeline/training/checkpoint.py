@@ -1,32 +1,20 @@
-"""Checkpoints that are whole or not there, and a way back to the newest whole one.
+"""What training has to keep to go on where it stopped: copied out of its way, written, and read back."""
 
-A checkpoint is a directory named by its samples_seen. It is written under a temporary name, hashed,
-synced and renamed; only then is an older one removed. So a kill or a full disk at any moment leaves the
-last good one.
-"""
-
-import hashlib
 import io
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load
-from torch import nn
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
-from pipeline.durable import sync_directory, synced, write_text
 from pipeline.errors import InputError
 from pipeline.models.autoencoder import SharedLatentAutoencoder
-from pipeline.models.pretrained import weight_bytes
+from pipeline.training.checkpoint_files import Keep, Score, candidates, read_verified, write_checkpoint
 from pipeline.training.history import Interval
-
-MANIFEST = "manifest.json"
-LATEST = "latest"
-TEMPORARY = ".saving-"
 
 
 @dataclass
@@ -41,6 +29,7 @@ class TrainingState:
         interval: What the next line of the history has so far.
         discriminators: The second player; empty for systems without one.
         discriminator_optimizer: With its moments; None without discriminators.
+        best: The lowest validation loss so far; None before the first.
     """
 
     model: SharedLatentAutoencoder
@@ -50,15 +39,69 @@ class TrainingState:
     interval: Interval = field(default_factory=Interval)
     discriminators: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     discriminator_optimizer: torch.optim.Optimizer | None = None
+    best: Score | None = None
 
 
-def save_checkpoint(root: Path, state: TrainingState, keep: int) -> Path:
-    """Save, then remove all but the `keep` newest.
+@dataclass(frozen=True)
+class Snapshot:
+    """A state in the host's memory that training no longer changes.
+
+    Attributes:
+        samples_seen: When it was taken.
+        best: Its own score if it is the best so far.
+        weights: Tensors by file and name.
+        moments: States of optimisers by file.
+        progress: The rest, as it will stand in `progress.json`.
+    """
+
+    samples_seen: int
+    best: Score | None
+    weights: Mapping[str, Mapping[str, Tensor]]
+    moments: Mapping[str, Any]
+    progress: Mapping[str, Any]
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Name and content of every file, made one at a time to spare memory."""
+        for name, tensors in self.weights.items():
+            yield name, save({key: tensor.contiguous() for key, tensor in tensors.items()})
+        for name, moments in self.moments.items():
+            content = io.BytesIO()
+            torch.save(moments, content)
+            yield name, content.getvalue()
+        yield "progress.json", json.dumps(self.progress).encode()
+
+
+def take_snapshot(state: TrainingState) -> Snapshot:
+    """Copy a state to the host's memory: all that a checkpoint costs the loop."""
+    modules: dict[str, nn.Module] = {
+        "model.safetensors": state.model,
+        "average.safetensors": state.average,
+    }
+    optimizers = {"optimizer.pt": state.optimizer}
+    if state.discriminator_optimizer:
+        modules["discriminators.safetensors"] = state.discriminators
+        optimizers["discriminator_optimizer.pt"] = state.discriminator_optimizer
+    own = state.best if state.best and state.best.samples_seen == state.samples_seen else None
+    return Snapshot(
+        samples_seen=state.samples_seen,
+        best=own,
+        weights={name: _copied(module.state_dict()) for name, module in modules.items()},
+        moments={name: _copied(optimizer.state_dict()) for name, optimizer in optimizers.items()},
+        progress={
+            "samples_seen": state.samples_seen,
+            "interval": asdict(state.interval),
+            "best": asdict(state.best) if state.best else None,
+        },
+    )
+
+
+def save_checkpoint(root: Path, state: TrainingState, keep: int | Keep) -> Path:
+    """Save a state here and now, then remove what need not be kept.
 
     Args:
         root: Directory of checkpoints; made if it is not there.
         state: What to save.
-        keep: How many to keep, this one included.
+        keep: What to keep, or how many of the newest, this one included.
 
     Returns:
         The new checkpoint's directory.
@@ -66,32 +109,13 @@ def save_checkpoint(root: Path, state: TrainingState, keep: int) -> Path:
     Raises:
         OSError: If it cannot be written; older checkpoints are untouched then.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    final = root / f"{state.samples_seen:012d}"
-    temporary = root / f"{TEMPORARY}{final.name}"
-    _remove_unfinished(root)
-    try:
-        temporary.mkdir()
-        files = _contents(state)
-        for name, content in files.items():
-            _write(temporary / name, content)
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        _write(temporary / MANIFEST, json.dumps({"sha256": digests}, indent=1).encode())
-        sync_directory(temporary)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_directory(root)
-    _point_latest(root, final.name)
-    _prune(root, final, keep)
-    return final
+    kept = Keep(keep) if isinstance(keep, int) else keep
+    snapshot = take_snapshot(state)
+    return write_checkpoint(root, snapshot.samples_seen, snapshot.files(), kept, snapshot.best)
 
 
 def resume(root: Path, state: TrainingState, warn: Callable[[str], None]) -> bool:
-    """Bring the state to the newest valid checkpoint.
+    """Bring the state to the newest valid checkpoint, milestones and the best included.
 
     Args:
         root: Directory of checkpoints; may not exist.
@@ -104,41 +128,35 @@ def resume(root: Path, state: TrainingState, warn: Callable[[str], None]) -> boo
     Raises:
         InputError: If there are checkpoints and all of them are damaged.
     """
-    candidates = _saved(root)[::-1]
-    for directory in candidates:
+    damaged: list[str] = []
+    for directory in candidates(root):
         try:
-            files = _read_verified(directory)
+            files = read_verified(directory)
         except (OSError, ValueError, KeyError, TypeError) as error:
             warn(f"checkpoint {directory} is damaged ({error}); trying the one before it")
+            damaged.append(directory.name)
             continue
         _restore(state, files)
         return True
-    if candidates:
+    if damaged:
         raise InputError(
-            f"{root}: every checkpoint is damaged ({', '.join(path.name for path in candidates)}); "
+            f"{root}: every checkpoint is damaged ({', '.join(damaged)}); "
             f"put one back from a copy, or train from the start with --force train"
         )
     return False
 
 
-def _contents(state: TrainingState) -> dict[str, bytes]:
-    progress = {"samples_seen": state.samples_seen, "interval": asdict(state.interval)}
-    contents = {
-        "model.safetensors": weight_bytes(state.model),
-        "average.safetensors": weight_bytes(state.average),
-        "optimizer.pt": _moments(state.optimizer),
-        "progress.json": json.dumps(progress).encode(),
-    }
-    if state.discriminator_optimizer:
-        contents["discriminators.safetensors"] = weight_bytes(state.discriminators)
-        contents["discriminator_optimizer.pt"] = _moments(state.discriminator_optimizer)
-    return contents
-
-
-def _moments(optimizer: torch.optim.Optimizer) -> bytes:
-    content = io.BytesIO()
-    torch.save(optimizer.state_dict(), content)
-    return content.getvalue()
+def _copied(values: Any) -> Any:
+    """The same with every tensor copied to the host's memory."""
+    match values:
+        case Tensor():
+            return values.detach().to("cpu", copy=True)
+        case Mapping():
+            return {key: _copied(value) for key, value in values.items()}
+        case list() | tuple():
+            return type(values)(_copied(value) for value in values)
+        case _:
+            return values
 
 
 def _restore(state: TrainingState, files: dict[str, bytes]) -> None:
@@ -151,46 +169,9 @@ def _restore(state: TrainingState, files: dict[str, bytes]) -> None:
     progress: dict[str, Any] = json.loads(files["progress.json"])
     state.samples_seen = progress["samples_seen"]
     state.interval = Interval(**progress["interval"])
+    best = progress.get("best")
+    state.best = Score(**best) if best else None
 
 
 def _restore_moments(optimizer: torch.optim.Optimizer, content: bytes) -> None:
     optimizer.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
-
-
-def _read_verified(directory: Path) -> dict[str, bytes]:
-    digests = json.loads((directory / MANIFEST).read_bytes())["sha256"]
-    files = {name: (directory / Path(name).name).read_bytes() for name in digests}
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != digests[name]:
-            raise ValueError(f"{name} does not match its checksum")
-    return files
-
-
-def _write(path: Path, content: bytes) -> None:
-    with synced(path) as file:
-        file.write(content)
-
-
-def _point_latest(root: Path, name: str) -> None:
-    """For people and scripts; `resume` looks for itself."""
-    write_text(root / LATEST, f"{name}\n")
-
-
-def _saved(root: Path) -> list[Path]:
-    """Checkpoints from oldest to newest, whole or not."""
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and path.name.isdecimal())
-
-
-def _remove_unfinished(root: Path) -> None:
-    for path in root.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _prune(root: Path, newest: Path, keep: int) -> None:
-    """What lies beyond the newest is a damaged one that training has come back from."""
-    past = [path for path in _saved(root) if path.name <= newest.name]
-    for path in _saved(root):
-        if path not in past[-keep:]:
-            shutil.rmtree(path, ignore_errors=True)

@@ -30,6 +30,7 @@ class Place:
         rank: This process.
         local_batch: Rows per process.
         size: Number of processes.
+        offset: Of the process's rows that are meant, the first: those of a micro-batch.
     """
 
     seed: int
@@ -37,10 +38,12 @@ class Place:
     rank: int
     local_batch: int
     size: int
+    offset: int = 0
 
     def own(self, rows: int) -> Tensor:
-        """Numbers in the global batch of this process's rows."""
-        return torch.arange(self.rank * self.local_batch, self.rank * self.local_batch + rows)
+        """Numbers in the global batch of so many of this process's rows."""
+        first = self.rank * self.local_batch + self.offset
+        return torch.arange(first, first + rows)
 
     def everyone(self) -> Tensor:
         """Numbers of all rows of the global batch."""

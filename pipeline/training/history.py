@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.durable import write_text
+
 
 @dataclass
 class Interval:
@@ -49,9 +51,7 @@ def read_lines(path: Path) -> list[dict[str, float | int]]:
 def truncate(path: Path, samples_seen: int) -> None:
     """Forget what was logged after a checkpoint, because it will be logged again."""
     kept = [line for line in read_lines(path) if line["samples_seen"] <= samples_seen]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def sync(path: Path) -> None:

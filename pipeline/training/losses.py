@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from pipeline.config.objective import ImageAdversary, Objective
 from pipeline.data.batch import Batch
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.discriminator import SceneDiscriminator
-from pipeline.models.variables import Output
+from pipeline.models.variables import Decoded, Output
 from pipeline.objectives.adversarial import Ramp, adaptive_weight, ramp
-from pipeline.objectives.elbo import negative_elbo
+from pipeline.objectives.elbo import Loss, negative_elbo
 from pipeline.objectives.perceptual import PerceptualNetwork, perceptual_distance
 from pipeline.training.adversary import (
     Pairs,
@@ -87,6 +87,7 @@ def model_loss(
     dataset_size: int,
     bf16: bool,
     perceptual: PerceptualNetwork | None = None,
+    adaptive: Float[Tensor, ""] | None = None,
 ) -> Judged:
     """The autoencoder's loss; the discriminators' parameters are frozen meanwhile.
 
@@ -100,22 +101,13 @@ def model_loss(
         dataset_size: Training samples.
         bf16: Run discriminators of images under bfloat16 autocast.
         perceptual: What else compares RGB; None: nothing.
+        adaptive: `adaptive_factor` of the whole batch, of which this pass is a part; None: it is the whole.
     """
     output = done.output
     parts: list[Tensor] = []
     terms: dict[str, Tensor] = {}
     if output.decoded is not None:
-        bound = negative_elbo(
-            model,
-            output,
-            done.batch,
-            objective,
-            done.draws.views,
-            beta=objective.beta * warmth,
-            global_batch=done.global_batch,
-            total_over_peers=peers.total,
-            samples_seen=done.samples_seen,
-        )
+        bound = _bound(model, done, objective, warmth, peers)
         parts.append(bound.total)
         terms |= bound.terms
         if perceptual is not None and objective.rgb.perceptual is not None:
@@ -144,12 +136,10 @@ def model_loss(
         fakes = choose_fakes(adversary.fakes, output.decoded, output.generated)
         pairs = pair_up(model, done.batch, fakes, adversary.label_smoothing)
         if stage.weight > 0.0:
-            player = discriminators[IMAGE]
-            assert isinstance(player, SceneDiscriminator)
-            pull = pull_on_decoders(
-                player, pairs, fakes, adversary.loss, global_batch=done.global_batch, bf16=bf16
-            )
-            factor = _adaptive(model, adversary, pull, parts, output, peers) * adversary.weight * stage.weight
+            pull = _pull(discriminators, pairs, fakes, adversary, done, bf16=bf16)
+            if adaptive is None:
+                adaptive = _adaptive(model, adversary, pull, parts, output, peers)
+            factor = adaptive * adversary.weight * stage.weight
             parts.append(factor * pull.term())
             terms["generator"] = pull.loss
             factors["adversary_weight"] = factor
@@ -210,6 +200,50 @@ def _perceptual(network: PerceptualNetwork, model: SharedLatentAutoencoder, done
     return (views.weight.to(rows.dtype) * rows).sum() / done.global_batch
 
 
+def wants_factor(model: SharedLatentAutoencoder, objective: Objective, samples_seen: int) -> bool:
+    """Whether the pull of the discriminator is scaled by norms over the whole batch in this update."""
+    adversary = objective.adversary
+    if not isinstance(adversary, ImageAdversary) or model.posterior_kind == "none":
+        return False
+    return adversary.adaptive and _stage(objective, samples_seen).weight > 0.0
+
+
+def pull_squares(
+    model: SharedLatentAutoencoder,
+    discriminators: nn.ModuleDict,
+    done: Pass,
+    objective: Objective,
+    *,
+    warmth: float,
+    bf16: bool,
+) -> Float64[Tensor, " player"]:
+    """What `adaptive_factor` adds up over the parts of a batch; no gradient reaches a parameter.
+
+    Args:
+        model: Unwrapped.
+        discriminators: Unwrapped, their parameters frozen.
+        done: A pass over some rows, reconstructions among what it decoded.
+        objective: With an image adversary.
+        warmth: Share of beta's warm-up that is over.
+        bf16: Run it under bfloat16 autocast.
+    """
+    adversary, output = objective.adversary, done.output
+    assert isinstance(adversary, ImageAdversary)
+    assert output.decoded is not None
+    fakes = choose_fakes(adversary.fakes, output.decoded, output.generated)
+    pairs = pair_up(model, done.batch, fakes, adversary.label_smoothing)
+    pull = _pull(discriminators, pairs, fakes, adversary, done, bf16=bf16)
+    return _squares(_bound(model, done, objective, warmth, Peers()).total, pull, output.decoded)
+
+
+def adaptive_factor(
+    model: SharedLatentAutoencoder, squares: Float64[Tensor, " player"], peers: Peers
+) -> Float[Tensor, ""]:
+    """Factor that makes two gradients alike in norm, from their squared norms over this process's rows."""
+    reconstruction, adversarial = peers.total(squares).sqrt()
+    return adaptive_weight(reconstruction, adversarial, scene_events(model)).float()
+
+
 def _stage(objective: Objective, samples_seen: int) -> Ramp:
     adversary = objective.adversary
     return ramp(samples_seen, adversary) if isinstance(adversary, ImageAdversary) else Ramp(0.0, False)
@@ -226,7 +260,40 @@ def _adaptive(
     """Factor that makes the discriminator's pull as strong as the reconstruction's; 1 without either."""
     if not adversary.adaptive or output.decoded is None:
         return torch.ones((), device=pull.loss.device)
-    at = decoded_tensors(output.decoded)
-    squares = torch.stack([squared_norm(gradient_at(parts[0], at)), squared_norm(pull.gradient)])
-    reconstruction, adversarial = peers.total(squares.double()).sqrt()
-    return adaptive_weight(reconstruction, adversarial, scene_events(model)).float()
+    return adaptive_factor(model, _squares(parts[0], pull, output.decoded), peers)
+
+
+def _squares(bound: Float[Tensor, ""], pull: Pull, decoded: Decoded) -> Float64[Tensor, " player"]:
+    """Squared norms of the gradients of the bound and of the pull at what was decoded."""
+    gradients = (gradient_at(bound, decoded_tensors(decoded)), pull.gradient)
+    return torch.stack([squared_norm(gradient) for gradient in gradients]).double()
+
+
+def _bound(
+    model: SharedLatentAutoencoder, done: Pass, objective: Objective, warmth: float, peers: Peers
+) -> Loss:
+    return negative_elbo(
+        model,
+        done.output,
+        done.batch,
+        objective,
+        done.draws.views,
+        beta=objective.beta * warmth,
+        global_batch=done.global_batch,
+        total_over_peers=peers.total,
+        samples_seen=done.samples_seen,
+    )
+
+
+def _pull(
+    discriminators: nn.ModuleDict,
+    pairs: Pairs,
+    fakes: Sequence[Decoded],
+    adversary: ImageAdversary,
+    done: Pass,
+    *,
+    bf16: bool,
+) -> Pull:
+    player = discriminators[IMAGE]
+    assert isinstance(player, SceneDiscriminator)
+    return pull_on_decoders(player, pairs, fakes, adversary.loss, global_batch=done.global_batch, bf16=bf16)

@@ -1,8 +1,11 @@
-"""One update: a step of the autoencoder, then one of the discriminators that judge it."""
+"""One update: a step of the autoencoder, then one of the discriminators that judge it.
+
+Neither player moves before both have their gradients, so the passes of several micro-batches add up to
+those of the whole batch.
+"""
 
 import copy
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +17,21 @@ from pipeline.config.objective import Objective
 from pipeline.config.training import Train
 from pipeline.data.batch import Batch
 from pipeline.models.autoencoder import SharedLatentAutoencoder
-from pipeline.models.variables import Output
 from pipeline.objectives.perceptual import PerceptualNetwork
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.draws import Place, draw
 from pipeline.training.ema import update_average
-from pipeline.training.losses import Judged, Pass, discriminators_loss, model_loss
+from pipeline.training.failures import describe_samples, not_finite, refuse_non_finite
+from pipeline.training.losses import (
+    Judged,
+    Pass,
+    adaptive_factor,
+    discriminators_loss,
+    model_loss,
+    pull_squares,
+    wants_factor,
+)
+from pipeline.training.micro_batches import Tally, gradients_stay, micro_batches
 from pipeline.training.peers import Peers
 from pipeline.training.players import build_discriminators, frozen, make_discriminator_optimizer
 from pipeline.training.schedule import learning_rate_share, warm_up
@@ -27,11 +39,8 @@ from pipeline.training.schedule import learning_rate_share, warm_up
 Update = Callable[[Batch], dict[str, float]]
 """Learn from this process's rows of the next global batch; what it reports is the same in every process."""
 
-ACTIVE_VARIANCE = 0.01
-"""Variance over samples of a latent's posterior mean from which on the latent counts as active.
-
-Source: Burda, Grosse & Salakhutdinov 2015 (arXiv:1509.00519), section 5.2.
-"""
+Part = tuple[Batch, Place]
+"""Some of this process's rows, and which of the global batch they are."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +122,11 @@ def make_update(
         wrapped_discriminators: Its discriminators behind whatever averages their gradients; None: nothing.
         perceptual: For the perceptual term of the objective, if it has one.
     """
-    model, train, objective = state.model, rules.train, rules.objective
-    peers = peers or Peers()
-    judges = dict(state.discriminators.items()) if wrapped_discriminators is None else wrapped_discriminators
-    device = next(model.parameters()).device
+    own = dict(state.discriminators.items())
+    judges = own if wrapped_discriminators is None else dict(wrapped_discriminators)
+    learning = _Learning(state, wrapped, judges, rules, peers or Peers(), perceptual)
+    train, beta = rules.train, rules.objective.beta
+    device = next(state.model.parameters()).device
 
     def update(batch: Batch) -> dict[str, float]:
         samples_seen = state.samples_seen + train.batch
@@ -126,51 +136,30 @@ def make_update(
             warmup_samples=train.warmup_samples,
             final_share=train.final_learning_rate,
         )
-        _set_rates(state, share)
-        warmth = warm_up(samples_seen, objective.beta_warmup_samples)
-
+        _prepare(state, share)
+        warmth = warm_up(samples_seen, rules.objective.beta_warmup_samples)
         place = rules.place(state.samples_seen // train.batch)
-        batch = batch.to(device)
-        draws = draw(model, batch, rules.model, objective, place)
-        with torch.autocast(device.type, torch.bfloat16, enabled=rules.bf16):
-            output = wrapped(batch, draws.views.given, draws.noise, draws.prior)
-        done = Pass(output, batch, draws, place, samples_seen)
-        with frozen(state.discriminators):
-            loss = model_loss(
-                model,
-                state.discriminators,
-                done,
-                objective,
-                peers,
-                warmth=warmth,
-                dataset_size=rules.dataset_size,
-                bf16=rules.bf16,
-                perceptual=perceptual,
-            )
-            norm = _backward(loss, state.optimizer, rules.world_size)
-        judged = discriminators_loss(
-            model, state.discriminators, judges, done, loss.pairs, objective, peers, bf16=rules.bf16
-        )
-        norms = {"gradient_norm": norm}
-        if judged:
-            assert state.discriminator_optimizer is not None
-            norms["discriminator_gradient_norm"] = _backward(
-                judged, state.discriminator_optimizer, rules.world_size
-            )
+        parts = list(micro_batches(batch.to(device), place, train.accumulation))
+        tally, taught = learning.gradients(parts, warmth)
 
-        values = _report(loss, judged, output, peers)
-        values |= {"beta": objective.beta * warmth, "learning_rate": train.learning_rate * share}
-        values |= {name: norm.item() for name, norm in norms.items()}
-        _refuse_non_finite(values, state.samples_seen)
+        norm = _gradient_norm(state.optimizer)
+        values = tally.report(learning.peers)
+        values |= {"beta": beta * warmth, "learning_rate": train.learning_rate * share}
+        values |= {"gradient_norm": norm.item()}
+        if taught and state.discriminator_optimizer:
+            values["discriminator_gradient_norm"] = _gradient_norm(state.discriminator_optimizer).item()
+        refuse_non_finite(values, state.samples_seen, lambda: learning.blame(parts))
 
         if train.clip_gradient_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(list(model.parameters()), train.clip_gradient_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(
+                list(state.model.parameters()), train.clip_gradient_norm, norm
+            )
         state.optimizer.step()
-        if judged and state.discriminator_optimizer:
+        if taught and state.discriminator_optimizer:
             state.discriminator_optimizer.step()
         update_average(
             state.average,
-            model,
+            state.model,
             samples_seen=samples_seen,
             batch=train.batch,
             half_life_samples=train.ema_half_life_samples,
@@ -180,38 +169,114 @@ def make_update(
     return update
 
 
-def _set_rates(state: TrainingState, share: float) -> None:
+@dataclass(frozen=True)
+class _Learning:
+    """The passes of an update.
+
+    Attributes:
+        state: Whose gradients are computed; samples_seen is that before the update.
+        wrapped: Its model behind whatever averages its gradients over processes.
+        judges: Its discriminators likewise.
+        rules: What else it depends on.
+        peers: The other processes.
+        perceptual: For the perceptual term of the objective.
+    """
+
+    state: TrainingState
+    wrapped: nn.Module
+    judges: dict[str, nn.Module]
+    rules: Rules
+    peers: Peers
+    perceptual: PerceptualNetwork | None
+
+    def gradients(self, parts: Sequence[Part], warmth: float) -> tuple[Tally, bool]:
+        """Of both players over all parts of a batch; what they report, and whether discriminators learn."""
+        factor = self._factor(parts, warmth) if len(parts) > 1 else None
+        tally, taught = Tally(), False
+        for number, part in enumerate(parts, start=1):
+            with gradients_stay([self.wrapped, *self.judges.values()], here=number < len(parts)):
+                done = self._decode(self.wrapped, part)
+                loss, judged = self._learn(done, warmth, factor)
+            tally.add(loss, judged, done.output)
+            taught = judged is not None
+            del done, loss, judged  # the graph of one part at a time
+        return tally, taught
+
+    def blame(self, parts: Sequence[Part]) -> str:
+        """Which samples made a number infinite or NaN; nothing has moved since, so they do it again."""
+        state, objective = self.state, self.rules.objective
+        with torch.no_grad():
+            passes = [self._decode(state.model, part) for part in parts]
+        bad = [not_finite(state.model, one.output, one.batch, objective, one.draws.views) for one in passes]
+        return describe_samples([key for part, _ in parts for key in part.key], torch.cat(bad), self.peers)
+
+    def _decode(self, network: nn.Module, part: Part) -> Pass:
+        batch, place = part
+        rules, samples_seen = self.rules, self.state.samples_seen + self.rules.train.batch
+        draws = draw(self.state.model, batch, rules.model, rules.objective, place)
+        with torch.autocast(batch.index.device.type, torch.bfloat16, enabled=rules.bf16):
+            output = network(batch, draws.views.given, draws.noise, draws.prior)
+        return Pass(output, batch, draws, place, samples_seen)
+
+    def _learn(
+        self, done: Pass, warmth: float, factor: Float[Tensor, ""] | None
+    ) -> tuple[Judged, Judged | None]:
+        """Add the gradients of one pass to those of both players."""
+        state, rules = self.state, self.rules
+        with frozen(state.discriminators):
+            loss = model_loss(
+                state.model,
+                state.discriminators,
+                done,
+                rules.objective,
+                self.peers,
+                warmth=warmth,
+                dataset_size=rules.dataset_size,
+                bf16=rules.bf16,
+                perceptual=self.perceptual,
+                adaptive=factor,
+            )
+            torch.autograd.backward(loss.total * rules.world_size)  # the wrapper divides by it again
+        judged = discriminators_loss(
+            state.model,
+            state.discriminators,
+            self.judges,
+            done,
+            loss.pairs,
+            rules.objective,
+            self.peers,
+            bf16=rules.bf16,
+        )
+        if judged:
+            torch.autograd.backward(judged.total * rules.world_size)
+        return loss, judged
+
+    def _factor(self, parts: Sequence[Part], warmth: float) -> Float[Tensor, ""] | None:
+        """The adaptive weight, which takes the whole batch: a forward pass over all parts first."""
+        state, objective, bf16 = self.state, self.rules.objective, self.rules.bf16
+        if not wants_factor(state.model, objective, state.samples_seen + self.rules.train.batch):
+            return None
+        squares = []
+        with frozen(state.discriminators):
+            for part in parts:
+                done = self._decode(state.model, part)
+                squares.append(
+                    pull_squares(state.model, state.discriminators, done, objective, warmth=warmth, bf16=bf16)
+                )
+                del done
+        return adaptive_factor(state.model, torch.stack(squares).sum(dim=0), self.peers)
+
+
+def _prepare(state: TrainingState, share: float) -> None:
+    """Forget the last gradients and set learning rates."""
     for optimizer in (state.optimizer, state.discriminator_optimizer):
-        for group in optimizer.param_groups if optimizer else ():
+        if optimizer is None:
+            continue
+        optimizer.zero_grad()
+        for group in optimizer.param_groups:
             group["lr"] = group["peak"] * share
 
 
-def _backward(loss: Judged, optimizer: torch.optim.Optimizer, world_size: int) -> Float[Tensor, ""]:
-    """Gradients of a loss, averaged over processes by what wraps the player; returns their norm."""
-    optimizer.zero_grad()
-    torch.autograd.backward(loss.total * world_size)  # the wrapper divides by it again
+def _gradient_norm(optimizer: torch.optim.Optimizer) -> Float[Tensor, ""]:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)
-
-
-def _report(loss: Judged, judged: Judged | None, output: Output, peers: Peers) -> dict[str, float]:
-    """Losses and terms added up over processes, and active latents counted."""
-    parts = {"loss": loss.total.detach(), **loss.terms, **(judged.terms if judged else {})}
-    mean = output.posterior.shared.mean.detach()
-    moments = [mean.sum(dim=0), mean.square().sum(dim=0)] if output.decoded is not None else []
-    local = [torch.stack(list(parts.values())), *moments]
-    totals = peers.total(torch.cat([part.double() for part in local]))
-    values = dict(zip(parts, totals[: len(parts)].tolist(), strict=True))
-    if moments:
-        first, second = (totals[len(parts) :] / (len(mean) * peers.size)).chunk(2)
-        values["active_units"] = float(((second - first.square()) > ACTIVE_VARIANCE).sum())
-    return values | {name: float(factor) for name, factor in loss.factors.items()}
-
-
-def _refuse_non_finite(values: dict[str, float], samples_seen: int) -> None:
-    bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        raise FloatingPointError(
-            f"after {samples_seen} samples training produced {', '.join(bad)}; the last checkpoint is kept; "
-            "lower train.learning_rate, lengthen train.warmup_samples or set train.clip_gradient_norm"
-        )

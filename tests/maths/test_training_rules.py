@@ -18,7 +18,7 @@ from pipeline.training.checkpoint import TrainingState
 from pipeline.training.draws import draw
 from pipeline.training.ema import update_average
 from pipeline.training.history import Interval
-from pipeline.training.loop import Cadence, optimise
+from pipeline.training.loop import NOT_NOW, Cadence, Order, optimise
 from pipeline.training.schedule import learning_rate_share, warm_up
 from pipeline.training.update import Rules, make_optimizer, make_update
 
@@ -174,8 +174,9 @@ def run_loop(state: TrainingState, cadence: Cadence, stop_after: int | None = No
         iter(make_batch(1) for _ in range(100)),
         cadence,
         log=lambda seen, values: events.append((f"log {values['loss']:.0f}", seen)),
-        save=lambda: events.append(("save", state.samples_seen)),
-        stop_requested=lambda: stop_after is not None and next(calls) >= stop_after,
+        validate=lambda: NOT_NOW,
+        consult=lambda due: Order(due, stop_after is not None and next(calls) >= stop_after),
+        save=lambda last: events.append(("save", state.samples_seen)),
         advance=lambda values: None,
     )
     return events

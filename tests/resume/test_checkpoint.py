@@ -14,7 +14,7 @@ from pipeline.data.modality import DatasetInfo
 from pipeline.errors import InputError
 from pipeline.models.autoencoder import build_autoencoder
 from pipeline.models.pretrained import weight_bytes
-from pipeline.training import checkpoint
+from pipeline.training import checkpoint, checkpoint_files
 from pipeline.training.checkpoint import TrainingState, resume, save_checkpoint
 from pipeline.training.history import Interval
 from pipeline.training.update import make_optimizer
@@ -119,7 +119,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     state, other = make_state(), make_state(seed=1)
     train_a_little(state, 64)
     save_checkpoint(tmp_path, state, keep=1)
-    good, write = copy.deepcopy(state), checkpoint._write
+    good, write = copy.deepcopy(state), checkpoint_files._write
 
     def full(path: Path, content: bytes) -> None:
         if path.name == failing:
@@ -127,7 +127,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(path, content)
 
-    monkeypatch.setattr(checkpoint, "_write", full)
+    monkeypatch.setattr(checkpoint_files, "_write", full)
     train_a_little(state, 64)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(tmp_path, state, keep=1)
@@ -150,7 +150,7 @@ def test_what_a_kill_left_half_written_is_ignored_and_swept_away(tmp_path: Path)
 def test_an_optimizer_file_cannot_run_code(tmp_path: Path) -> None:
     state = make_state()
     train_a_little(state, 64)
-    files = checkpoint._contents(state)
+    files = dict(checkpoint.take_snapshot(state).files())
     hostile = io.BytesIO()
     torch.save({"state": pytest.fail}, hostile)
     with pytest.raises(pickle.UnpicklingError):

@@ -18,7 +18,7 @@ from pipeline.config.objective import Objective
 from pipeline.config.training import Train
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, Manifest, World
-from pipeline.training import checkpoint
+from pipeline.training import checkpoint_files
 from stages.train import TrainInputs
 
 CONFIG = TrainInputs(
@@ -59,7 +59,7 @@ def train(
 def die_at(what: str, count: int) -> None:
     """Replace a step of saving by the same step and a kill, the `count`-th time."""
     name = {"saved": "_prune", "saving": "sync_directory"}[what]
-    original, calls = getattr(checkpoint, name), iter(range(1, 10**6))
+    original, calls = getattr(checkpoint_files, name), iter(range(1, 10**6))
 
     def step(*arguments: object) -> None:
         if what == "saving" and ".saving-" not in str(arguments[0]):
@@ -68,7 +68,7 @@ def die_at(what: str, count: int) -> None:
         if next(calls) == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(checkpoint, name, step)
+    setattr(checkpoint_files, name, step)
 
 
 def in_double_precision() -> None:
