@@ -89,7 +89,7 @@ set_up() {
     "$python" -m venv "$environment" >"$log" 2>&1 || explain_failure "making $environment"
     # Without compiling: half of the time goes there, for modules that are mostly never imported.
     "$environment/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off --no-compile \
-        -c "$here/constraints.txt" -e "$here[dev]" >>"$log" 2>&1 &
+        -c "$here/constraints.txt" -e "${here}[dev]" >>"$log" 2>&1 &
     pip=$!
     trap 'kill "$pip" 2>/dev/null || true; say "set-up interrupted; run the same command again"; exit 75' INT TERM HUP
     watch_pip "$pip" || explain_failure "installing packages"
@@ -135,7 +135,7 @@ run_tests() {
         }
     fi
     if [[ $# -eq 0 ]]; then
-        check() { printf '\n== %s\n' "$*" >&2; "$bin/$@" || failed="$failed ${1##*/}"; }
+        check() { printf '\n== %s\n' "$*" >&2; "$bin/$1" "${@:2}" || failed="$failed ${1##*/}"; }
         check ruff format --check .
         check ruff check .
         check mypy

@@ -38,6 +38,10 @@ GROUPS = {
         "compare": "train several systems on the same data and put them side by side",
         "config": "the resolved config; --help-fields explains every field",
     },
+    "on many machines": {
+        "slurm": "submit it as a SLURM job that is requeued until it is done",
+        "k8s": "submit it as a Kubernetes Job, or as a TrainJob of Kubeflow",
+    },
     "one stage of it": STAGE_HELP,
     "look at it": {
         "inspect": "what a dataset holds: counts, classes, depth, what was refused, pictures",
@@ -45,6 +49,8 @@ GROUPS = {
         "sync": "upload to MLflow what an outage delayed",
     },
 }
+
+CLUSTERS = ("slurm", "k8s")
 
 HELP = {name: text for group in GROUPS.values() for name, text in group.items()}
 
@@ -57,6 +63,7 @@ examples:
   {command} status configs/tools.yaml --json
   {command} compare configs/demo.yaml --systems ae,vae,vaegan
   {command} inspect configs/rooms.yaml --output pictures
+  {command} slurm configs/rooms.yaml --nodes 4 --gpus-per-node 8 --dry-run
 
 Results go to runs/NAME/STAGE/ (--root moves runs/). The same command again continues or skips.
 Exit codes: 0 done, 1 failed, 2 something to put right (one message says what), 75 stopped and saved.
@@ -161,11 +168,16 @@ def _parser(command: str) -> argparse.ArgumentParser:
     if command == "compare":
         _add_compare_flags(parser)
     _add_flags(parser, command)
+    if command in CLUSTERS:
+        from stages import cluster
+
+        _add_processes(parser)
+        cluster.add_flags(parser, command, _positive)
     return parser
 
 
 def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
-    if command in ("demo", "run", "plan"):
+    if command in ("demo", "run", "plan", *CLUSTERS):
         parser.add_argument("--from", metavar="STAGE", dest="first", help="leave out the stages before")
         parser.add_argument("--until", metavar="STAGE", dest="last", help="leave out the stages after")
     if command in ("demo", "run", "plan", *STAGE_HELP):
@@ -179,7 +191,7 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
     if command in ("demo", "run", *STAGE_HELP):
         _add_processes(parser)
         parser.add_argument("--wait", action="store_true", help="wait for another run of the same name")
-    if command in ("demo", "run", "shard"):
+    if command in ("demo", "run", "shard", *CLUSTERS):
         parser.add_argument(
             "--strict",
             action="append_const",
@@ -187,7 +199,7 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
             dest="overrides",
             help="stop at the first sample that cannot be used, instead of leaving it out",
         )
-    if command in ("demo", "run", "clean", "compare", *STAGE_HELP):
+    if command in ("demo", "run", "clean", "compare", *STAGE_HELP, *CLUSTERS):
         parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     if command in ("status", "inspect", "compare"):
         parser.add_argument("--json", action="store_true", help="for programs")
@@ -212,7 +224,7 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
         "--nproc",
         metavar="N",
         type=_positive,
-        help="processes that share a stage on this machine (default: one per GPU, else 1)",
+        help="processes that share a stage on each machine (default: one per GPU, else 1)",
     )
 
 

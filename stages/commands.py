@@ -116,6 +116,22 @@ def compare(arguments: argparse.Namespace) -> int:
     return _failing(lambda: comparing.run(request, runs, launch, as_json=arguments.json))
 
 
+def slurm(arguments: argparse.Namespace) -> int:
+    """`slurm CONFIG`: the run as a SLURM job."""
+    from stages import cluster
+
+    _selection(arguments.first, arguments.last, ())
+    return cluster.slurm(arguments, load_config(arguments.config, arguments.overrides), _root(arguments))
+
+
+def k8s(arguments: argparse.Namespace) -> int:
+    """`k8s CONFIG`: the run as a Kubernetes Job."""
+    from stages import cluster
+
+    _selection(arguments.first, arguments.last, ())
+    return cluster.k8s(arguments, load_config(arguments.config, arguments.overrides))
+
+
 def doctor(arguments: argparse.Namespace) -> int:
     """`doctor`: what this machine offers."""
     from pipeline.orchestration.doctor import examine

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# A run on SLURM: one task per node, and each task starts `launch.sh multinode`.
+#@ `./launch.sh slurm CONFIG` fills this in and submits it; --dry-run prints it without these lines. To use
+#@ it by hand, replace every word between two @.
+#SBATCH --job-name=@NAME@
+#SBATCH --nodes=@NODES@
+#SBATCH --ntasks-per-node=1
+@OPTIONS@
+#SBATCH --chdir=@DIRECTORY@
+#SBATCH --output=@OUTPUT@
+# A job that is requeued goes on in the same log.
+#SBATCH --open-mode=append
+#SBATCH --requeue
+# So many seconds before the time limit this script (B:) gets a TERM: long enough for one checkpoint.
+#SBATCH --signal=B:TERM@@GRACE@
+set -uo pipefail
+
+run=(@COMMAND@)
+
+# The nodes meet at the first one, under the address that SLURM itself uses for it. Jobs that share a
+# node need ports of their own.
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address=$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+export RDZV_ENDPOINT="${address:-$first}:$((29400 + SLURM_JOB_ID % 1000))"
+export NNODES="$SLURM_JOB_NUM_NODES"
+# What is left of an earlier start of this job must not meet the processes of this one.
+export RDZV_ID="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+# A process that dies is started again this often within the job.
+export MAX_RESTARTS="${MAX_RESTARTS:-3}"
+
+# TERM goes on to the tasks, which save and end with 75. To kill srun instead would kill them at once.
+# shellcheck disable=SC2317,SC2329 # called by the trap
+stop() {
+    trap '' TERM
+    echo "triptych: asked to stop; waiting until the run has saved" >&2
+    scancel --signal=TERM "$SLURM_JOB_ID.0"
+}
+trap stop TERM
+
+# SLURM signals every process of a task, this shell too: it must outlive the launcher and pass on its
+# exit code. The lead (node 0) knows how the run ended, so only its code counts.
+# shellcheck disable=SC2016 # expanded by the task's own shell
+task='trap : TERM INT; NODE_RANK=$SLURM_NODEID "$@"; code=$?; [[ $SLURM_NODEID == 0 ]] || code=0; exit "$code"'
+# No core is bound: the launcher spreads its processes over those the job has.
+srun --kill-on-bad-exit=0 --wait=0 --cpu-bind=none bash -c "$task" triptych "${run[@]}" &
+step=$!
+while kill -0 "$step" 2>/dev/null; do wait "$step"; done # a signal ends a wait early
+wait "$step"
+code=$?
+
+case $code in
+    75 | 143) # stopped and saved; or stopped before there was anything to save
+        if scontrol requeue "$SLURM_JOB_ID"; then
+            echo "triptych: stopped; the job is in the queue again and will continue" >&2
+        else
+            echo "triptych: stopped; submit the job again to continue" >&2
+        fi ;;
+esac
+exit "$code"
