@@ -19,11 +19,7 @@ benchmarks/model_peers.txt says how to install them.
 import argparse
 import copy
 import json
-import os
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,27 +27,18 @@ from typing import Any
 import model_peers
 import torch
 from quality_table import GIVEN, METRICS, summarise, table
+from rooms_training import Setting, System, Trainee, keep, measure, read_results, rooms, triptych
 from torch import nn
 
-from pipeline.config.data import Data
 from pipeline.config.model import Model
-from pipeline.config.objective import Objective
-from pipeline.config.sources import RoomsSource
-from pipeline.config.training import Loading, Train
+from pipeline.config.training import Train
 from pipeline.data.batch import Batch
-from pipeline.data.loader.batches import sequential_batches, training_batches
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.modality import DatasetInfo
-from pipeline.data.scenes.samples import RoomSamples
-from pipeline.data.shards.dataset import write_dataset
-from pipeline.data.sources.scenes import open_rooms
-from pipeline.metrics.fidelity import MIN_DEPTH_M, Fidelity, Prediction, predict
-from pipeline.models.autoencoder import build_autoencoder
+from pipeline.metrics.fidelity import MIN_DEPTH_M, Fidelity, Prediction
 from pipeline.models.networks import build_decoder, build_encoder
-from pipeline.training.checkpoint import TrainingState
 from pipeline.training.ema import update_average
 from pipeline.training.schedule import learning_rate_share, warm_up
-from pipeline.training.update import Rules, make_optimizer, make_update
 
 PLAIN = Model(network="plain", norm="none", width=32, latent=32)
 
@@ -65,38 +52,14 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What all trainings have in common; it is written into every result, and results must agree in it.
+class PeerSetting(Setting):
+    """Also what the plain network looks like.
 
     Attributes:
-        samples: Each training sees.
-        rooms: Rendered, tenth of them for testing.
-        batch: Samples per update.
-        learning_rate: Peak.
         norm: Of the plain network: `none` or `group`.
     """
 
-    samples: int
-    rooms: int
-    batch: int
-    learning_rate: float
     norm: str
-
-    def train(self) -> Train:
-        """The optimisation of everybody."""
-        warm_up_samples = min(Train().warmup_samples, self.samples // 8)
-        return Train(
-            samples=self.samples,
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            warmup_samples=warm_up_samples,
-            precision="fp32",
-            loading=Loading(cache_gib=2.0),
-        )
-
-    def objective(self) -> Objective:
-        """Densities and beta's schedule."""
-        return Objective(beta_warmup_samples=self.train().warmup_samples)
 
 
 @dataclass(frozen=True)
@@ -117,19 +80,6 @@ class Training:
     def name(self) -> str:
         """Of its file."""
         return f"{self.system}-seed{self.seed}" + ("" if self.scale is None else f"-scale{self.scale:g}")
-
-
-@dataclass(frozen=True)
-class Trainee:
-    """A system that learns.
-
-    Attributes:
-        update: Learn from a batch; called with how many samples were seen before.
-        predict: A batch's scenes from the mean of the posterior of what is given.
-    """
-
-    update: Callable[[Batch, int], None]
-    predict: Callable[[Batch, Sequence[str]], Prediction]
 
 
 def main() -> None:
@@ -153,7 +103,7 @@ def main() -> None:
     parser.add_argument("--overfit", action="store_true", help="learn eight rooms by heart instead")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    setting = Setting(
+    setting = PeerSetting(
         arguments.samples, arguments.rooms, arguments.batch, arguments.learning_rate, arguments.norm
     )
     wanted = list(trainings(arguments.only, arguments.seeds, arguments.scales))
@@ -188,26 +138,18 @@ def trainings(systems: Iterable[str], seeds: Sequence[int], scales: Sequence[flo
                 yield Training(system, seed, scale)
 
 
-def run(training: Training, setting: Setting, out: Path) -> dict[str, Any]:
+def run(training: Training, setting: PeerSetting, out: Path) -> dict[str, Any]:
     """Train, score on the test split, and write the result, also that a training failed."""
     dataset = ShardedDataset(rooms(out, setting.rooms))
     trainee = build(training, setting, dataset.info)
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = {**asdict(setting), **asdict(training), "torch": torch.__version__}
-    try:
-        fit(trainee, dataset, setting.train(), training.seed)
-        result["metrics"] = score(trainee, dataset)
-    except FloatingPointError as error:
-        result["failed"] = str(error)
-    result |= {"train_s": time.perf_counter() - wall, "train_cpu_s": time.process_time() - cpu}
+    found = measure(trainee, dataset, setting.train(), training.seed)
     dataset.close()
-    kept = out / f"{training.name}.json"
-    kept.with_suffix(f".{os.getpid()}").write_text(json.dumps(result, indent=1))
-    kept.with_suffix(f".{os.getpid()}").rename(kept)
+    result = {**asdict(setting), **asdict(training), **found}
+    keep(out / f"{training.name}.json", result)
     return result
 
 
-def overfit(training: Training, setting: Setting, out: Path) -> None:
+def overfit(training: Training, setting: PeerSetting, out: Path) -> None:
     """Print how well eight rooms are known after 150 updates: whether every modality is learned at all."""
     dataset = ShardedDataset(rooms(out, setting.rooms))
     batch = dataset.read("train", range(8))
@@ -221,56 +163,7 @@ def overfit(training: Training, setting: Setting, out: Path) -> None:
     print(f"{training.name}: {found}", flush=True)
 
 
-def rooms(out: Path, count: int) -> Path:
-    """The dataset, rendered if it is not there yet."""
-    directory = out / f"rooms-{count}"
-    if directory.exists():
-        return directory
-    print(f"rendering {count} rooms", flush=True)
-    source = RoomsSource(kind="rooms", count=count)
-    catalogue = open_rooms(Data(source=source, image_size=64, test_fraction=0.1), source)
-    load = RoomSamples(source.seed, source.nuisance, 64, source.antialias, source.sensor_noise)
-    unfinished = out / f"{directory.name}.{os.getpid()}"
-    write_dataset(
-        unfinished,
-        ((split, load(entry)) for split, entry in zip(catalogue.splits, catalogue.entries, strict=True)),
-        class_names=catalogue.class_names,
-        image_size=64,
-        factors=catalogue.factors,
-        depth_scale_m=catalogue.depth_scale_m,
-    )
-    unfinished.rename(directory)
-    return directory
-
-
-def fit(trainee: Trainee, dataset: ShardedDataset, train: Train, seed: int) -> None:
-    """The same samples in the same order for everybody with this seed."""
-    batches = training_batches(
-        dataset,
-        "train",
-        seed=seed,
-        global_batch=train.batch,
-        samples_seen=0,
-        world_rank=0,
-        world_size=1,
-        loading=train.loading,
-    )
-    with closing(batches):
-        for samples_seen in range(0, train.samples, train.batch):
-            trainee.update(next(batches).unpack(), samples_seen)
-
-
-def score(trainee: Trainee, dataset: ShardedDataset) -> dict[str, dict[str, float]]:
-    """Metrics of every direction on the whole test split."""
-    fidelity = {given: Fidelity(len(dataset.info.class_names)) for given in GIVEN}
-    with torch.inference_mode():
-        for batch in sequential_batches(dataset, "test", 64, dataset.length("test")):
-            for given, one in fidelity.items():
-                one.update(trainee.predict(batch, given), batch)
-    return {"+".join(given): one.metrics() for given, one in fidelity.items()}
-
-
-def build(training: Training, setting: Setting, info: DatasetInfo) -> Trainee:
+def build(training: Training, setting: PeerSetting, info: DatasetInfo) -> Trainee:
     """A new system."""
     if training.system in PEERS:
         assert training.scale is not None
@@ -278,32 +171,10 @@ def build(training: Training, setting: Setting, info: DatasetInfo) -> Trainee:
     config = PRESETS[training.system]
     if config.network == "plain":
         config = config.model_copy(update={"norm": setting.norm})
-    return triptych(config, setting, info, training.seed)
+    return triptych(System(config), setting, info, training.seed)
 
 
-def triptych(config: Model, setting: Setting, info: DatasetInfo, seed: int) -> Trainee:
-    """This project's own update and averaged weights."""
-    train, objective = setting.train(), setting.objective()
-    model = build_autoencoder(config, objective, info, seed)
-    average = copy.deepcopy(model)
-    state = TrainingState(model, average, make_optimizer(model, train))
-    learn = make_update(state, model, Rules(config, objective, train, seed))
-
-    def update(batch: Batch, samples_seen: int) -> None:
-        state.samples_seen = samples_seen
-        learn(batch)
-
-    def predict_mean(batch: Batch, given: Sequence[str]) -> Prediction:
-        experts = average.encode(batch)
-        seen = torch.tensor([name in given for name in average.modalities])
-        posterior = average.posterior(experts, seen[:, None].expand_as(experts.present))
-        private = {name: q.mean for name, q in posterior.private.items()}
-        return predict(average, average.decode(posterior.shared.mean, private))
-
-    return Trainee(update, predict_mean)
-
-
-def peer(kind: str, scale: float, setting: Setting, info: DatasetInfo, seed: int) -> Trainee:
+def peer(kind: str, scale: float, setting: PeerSetting, info: DatasetInfo, seed: int) -> Trainee:
     """The model and loss of multivae, with the optimiser, schedules and averaged weights of everybody."""
     torch.manual_seed(seed)
     train, objective = setting.train(), setting.objective()
@@ -361,18 +232,6 @@ def plain_multivae(kind: str, scale: float, norm: str, info: DatasetInfo) -> nn.
 
     channels = {"rgb": 3, "depth": 1, "seg": len(info.class_names)}
     return model_peers.multivae_model(kind, channels, config.latent_size, scale, encoder, decoder)
-
-
-def read_results(out: Path, setting: Setting) -> list[dict[str, Any]]:
-    """All there are; it ends the program if they were made with another setting."""
-    results = []
-    for path in sorted(out.glob("*-seed*.json")):
-        result = json.loads(path.read_text())
-        for name, value in asdict(setting).items():
-            if result[name] != value:
-                sys.exit(f"{path}: made with {name} {result[name]}, not {value}; name another --out")
-        results.append(result)
-    return results
 
 
 if __name__ == "__main__":
