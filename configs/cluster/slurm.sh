@@ -28,12 +28,20 @@ export RDZV_ID="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
 # A process that dies is started again this often within the job.
 export MAX_RESTARTS="${MAX_RESTARTS:-3}"
 
-# TERM goes on to the tasks, which save and end with 75. To kill srun instead would kill them at once.
+# TERM goes on to the tasks, which save and end with 75. To kill srun instead would kill them at once. It is
+# passed on once, since a second one means: at once.
+asked=no told=no step=
 # shellcheck disable=SC2317,SC2329 # called by the trap
 stop() {
-    trap '' TERM
+    asked=yes
+    [[ -n $step && $told == no ]] || return
+    told=yes
     echo "triptych: asked to stop; waiting until the run has saved" >&2
-    scancel --signal=TERM "$SLURM_JOB_ID.0"
+    # Fails as long as the step is being started.
+    until scancel --signal=TERM "$SLURM_JOB_ID.0" 2>/dev/null; do
+        kill -0 "$step" 2>/dev/null || return
+        sleep 1
+    done
 }
 trap stop TERM
 
@@ -44,16 +52,19 @@ task='trap : TERM INT; NODE_RANK=$SLURM_NODEID "$@"; code=$?; [[ $SLURM_NODEID =
 # No core is bound: the launcher spreads its processes over those the job has.
 srun --kill-on-bad-exit=0 --wait=0 --cpu-bind=none bash -c "$task" triptych "${run[@]}" &
 step=$!
+[[ $asked == no ]] || stop
 while kill -0 "$step" 2>/dev/null; do wait "$step"; done # a signal ends a wait early
 wait "$step"
 code=$?
 
-case $code in
-    75 | 143) # stopped and saved; or stopped before there was anything to save
-        if scontrol requeue "$SLURM_JOB_ID"; then
-            echo "triptych: stopped; the job is in the queue again and will continue" >&2
-        else
-            echo "triptych: stopped; submit the job again to continue" >&2
-        fi ;;
-esac
+# 75: stopped and saved. 143, or any signal after we were asked: stopped before it could say so. But a job
+# that somebody cancelled (it no longer counts as running) stays cancelled.
+stopped=no
+[[ $code -eq 75 || $code -eq 143 || ($asked == yes && $code -gt 128) ]] && stopped=yes
+if [[ $stopped == yes && $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) == RUNNING ]]; then
+    scontrol requeue "$SLURM_JOB_ID" &&
+        echo "triptych: stopped; the job is in the queue again and will continue" >&2
+elif [[ $stopped == yes ]]; then
+    echo "triptych: stopped; submit the job again to continue" >&2
+fi
 exit "$code"
