@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.config import Config, load_config, resolved_yaml
 from pipeline.errors import InputError, command_name
@@ -17,22 +15,22 @@ from pipeline.orchestration.origin import Origin
 from pipeline.orchestration.plan import Selection
 from pipeline.orchestration.plan import plan as decide
 from pipeline.orchestration.stage import STAGES, StageName
-
-if TYPE_CHECKING:
-    from pipeline.orchestration.supervisor import Launch
+from stages import machines
 
 DEFAULT_ROOT = "runs"
 
 PRESETS = Path(__file__).resolve().parents[1] / "configs" / "systems"
 """An overlay per system."""
 
-WORKER = "stages.worker"
-"""The module that does one stage in a process."""
-
 
 def run(arguments: argparse.Namespace) -> int:
     """`run CONFIG`: bring every selected stage up to date."""
     return _run(arguments, _selection(arguments.first, arguments.last, arguments.force))
+
+
+def multinode(arguments: argparse.Namespace) -> int:
+    """`multinode CONFIG`: the same together with other machines that were given the same command."""
+    return run(arguments)
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -61,9 +59,9 @@ def status(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.overrides)
     root = _root(arguments)
     said = ask(config, root, _origin(arguments))
-    if not said["holder"]:
+    print(json.dumps(said, indent=1) if arguments.json else report.status_text(said), flush=True)
+    if not said["holder"] and (said["tracking"] or {}).get("answers") is not False:
         reconcile(root / config.name, config)
-    print(json.dumps(said, indent=1) if arguments.json else report.status_text(said))
     return 0
 
 
@@ -110,9 +108,10 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return comparing.show_plan(request, as_json=arguments.json)
     runs = comparing.checked(request)
-    launch = _launch(arguments, runs[0].config)
+    launch = machines.launch_of(arguments, runs[0].config)
+    machines.refuse_several(launch, "compare")
     for member in runs:
-        _refuse_uneven(member.config, launch.processes)
+        machines.refuse_uneven(member.config, launch)
     return _failing(lambda: comparing.run(request, runs, launch, as_json=arguments.json))
 
 
@@ -169,11 +168,17 @@ def ui(arguments: argparse.Namespace) -> int:
 
 def sync(arguments: argparse.Namespace) -> int:
     """`sync CONFIG`: upload what an outage delayed."""
+    from pipeline.orchestration.compared import comparison_directory
+    from pipeline.orchestration.mirror_comparison import sync_comparison
+    from pipeline.orchestration.supervisor import UPLOAD_TIMEOUT_S
     from pipeline.orchestration.tracking import sync as upload
 
-    config = load_config(arguments.config, arguments.overrides)
-    for line in upload(_root(arguments) / config.name, config):
-        print(line)
+    config, root = load_config(arguments.config, arguments.overrides), _root(arguments)
+    comparison = comparison_directory(root, config.name)
+    if (root / config.name).is_dir() or not comparison.is_dir():
+        print("\n".join(upload(root / config.name, config)))
+    if comparison.is_dir():
+        print("\n".join(sync_comparison(comparison, UPLOAD_TIMEOUT_S)))
     return 0
 
 
@@ -182,11 +187,16 @@ def _run(arguments: argparse.Namespace, selection: Selection) -> int:
     root = _root(arguments)
     if arguments.dry_run:
         print(report.plan_text(decide(config, root, selection)))
+        launch = machines.launch_of(arguments, config)
+        if launch.nodes:
+            print(f"\n{machines.dry_run(config, _origin(arguments), launch, root)}")
         return 0
     from pipeline.orchestration import supervisor
 
-    launch = _launch(arguments, config)
-    _refuse_uneven(config, launch.processes)
+    launch = machines.launch_of(arguments, config)
+    nodes = launch.nodes
+    if nodes and not nodes.is_lead:
+        return _failing(lambda: machines.follow(config, root, launch, nodes))
 
     def bring_up_to_date() -> int:
         outcome = supervisor.run(config, _origin(arguments), root, selection, launch)
@@ -194,26 +204,6 @@ def _run(arguments: argparse.Namespace, selection: Selection) -> int:
         return 0
 
     return _failing(bring_up_to_date)
-
-
-def _launch(arguments: argparse.Namespace, config: Config) -> "Launch":
-    from pipeline.orchestration.supervisor import Launch
-
-    _refuse_several_nodes()
-    return Launch(
-        worker=WORKER,
-        processes=_processes(arguments, config),
-        max_restarts=_number("MAX_RESTARTS", 0),
-        wait=arguments.wait,
-    )
-
-
-def _processes(arguments: argparse.Namespace, config: Config) -> int:
-    """Of a stage on this machine: what --nproc or NPROC_PER_NODE says, else one per GPU."""
-    from pipeline.orchestration.gpus import default_processes
-
-    asked: int | None = arguments.nproc
-    return asked or _number("NPROC_PER_NODE", 0) or default_processes(config.train.device)
 
 
 def _failing(call: Callable[[], int]) -> int:
@@ -291,30 +281,6 @@ def _origin(arguments: argparse.Namespace) -> Origin:
     path = arguments.dataset if arguments.command == "inspect" else arguments.config
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return Origin(str(path.resolve()), tuple(arguments.overrides), arguments.root, str(shown))
-
-
-def _number(variable: str, default: int) -> int:
-    text = os.environ.get(variable, "")
-    if not text:
-        return default
-    if not text.isdigit():
-        raise InputError(f"environment variable {variable}={text}: not a whole number")
-    return int(text)
-
-
-def _refuse_several_nodes() -> None:
-    if _number("NNODES", 1) > 1:
-        raise InputError(
-            f"NNODES={os.environ['NNODES']}: one machine at a time for now; unset it, use --nproc"
-        )
-
-
-def _refuse_uneven(config: Config, processes: int) -> None:
-    if config.train.batch % processes:
-        raise InputError(
-            f"train.batch {config.train.batch} cannot be divided among --nproc {processes} processes evenly; "
-            f"change one of them"
-        )
 
 
 def _megabytes(size: int) -> str:

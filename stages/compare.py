@@ -14,6 +14,7 @@ from pipeline.analysis.grid import save_png
 from pipeline.analysis.scenes_file import SCENES, load_scenes
 from pipeline.data.shards.dataset import read_info
 from pipeline.durable import write_json, write_text
+from pipeline.errors import command_name
 from pipeline.orchestration import report
 from pipeline.orchestration.comparison import (
     Member,
@@ -21,6 +22,7 @@ from pipeline.orchestration.comparison import (
     bring_up_to_date,
     check,
     members,
+    origin_of,
     plan_rows,
 )
 from pipeline.orchestration.ledger import read_record
@@ -70,8 +72,9 @@ def run(request: Request, runs: list[Member], launch: Launch, *, as_json: bool) 
         _print(directory, comparison, as_json=as_json)
         members = [(member.directory(request.root), member.config) for member in runs]
         root = f" --root {request.given_root}" if request.given_root else ""
-        look = f"{request.command().partition(' compare ')[0]} ui{root}"
-        comparable = Comparable(directory, members, _metrics(comparison), request.command(), look)
+        again = f"{command_name()} sync {origin_of(request).arguments()}"
+        look = f"{command_name()} ui{root}"
+        comparable = Comparable(directory, members, _metrics(comparison), again, look)
         for line in upload_comparison(comparable, UPLOAD_TIMEOUT_S):
             print(line, file=sys.stderr if as_json else sys.stdout)
 

@@ -14,6 +14,7 @@ from pipeline.config import Config, load_config
 from pipeline.config.files import read_tree
 from pipeline.errors import InputError, Interrupted, command_name
 from pipeline.orchestration import supervisor
+from pipeline.orchestration.compared import comparison_directory, write_members
 from pipeline.orchestration.ledger import METRICS, TIMING, read_record
 from pipeline.orchestration.lock import hold
 from pipeline.orchestration.origin import Origin, refuse_other_config, write_origin
@@ -134,13 +135,13 @@ def check(request: Request, runs: Sequence[Member]) -> dict[str, list[Step]]:
             "them another name with --set name=NAME"
         )
     everything = [step for some in steps.values() for step in some]
-    refuse_other_config(directory_of(request), _origin(request), everything)
+    refuse_other_config(directory_of(request), origin_of(request), everything)
     return steps
 
 
 def directory_of(request: Request) -> Path:
     """Where the comparison's own results lie."""
-    return request.root / f"{comparison_name(request)}-compare"
+    return comparison_directory(request.root, comparison_name(request))
 
 
 def bring_up_to_date(
@@ -171,7 +172,8 @@ def bring_up_to_date(
         Interruption() as interruption,
         hold(directory / "lock.json", stop_requested=lambda: interruption.requested),
     ):
-        write_origin(directory, _origin(request))
+        write_origin(directory, origin_of(request))
+        write_members(directory, [member.config.name for member in runs], request.command())
         left = [member for member in runs if not is_done(member, request.root)]
         codes = []
         for number, member in enumerate(runs, start=1):
@@ -326,7 +328,8 @@ def _numbers(path: Path) -> dict[str, float]:
     return values
 
 
-def _origin(request: Request) -> Origin:
+def origin_of(request: Request) -> Origin:
+    """What a person types after other commands to mean the comparison's config."""
     return Origin(str(request.config.resolve()), request.overrides, request.given_root, str(request.config))
 
 

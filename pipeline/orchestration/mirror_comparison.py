@@ -11,17 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import Config
+from pipeline.config import Config, load_config
+from pipeline.durable import write_json
 from pipeline.errors import InputError
 from pipeline.orchestration import mirror_files as files
+from pipeline.orchestration.compared import VALUES, member_runs
 from pipeline.orchestration.mirror import origin_tags
 from pipeline.orchestration.mirror_cursor import CursorFile, Parent, only_mirror
 from pipeline.orchestration.mirror_notes import GROUP_TAG, comparison_links
 from pipeline.orchestration.mlflow_store import Store, Target, reason, target_of
 from pipeline.orchestration.tracking import sync
 
-TABLE, VALUES = "table.md", "comparison.json"
+TABLE = "table.md"
 PICTURES = ("comparison", "samples")
+
+UPLOAD = "upload.json"
+"""In a comparison's directory: what else `sync` needs to know to upload it without running it."""
 
 POLL_S = 0.2
 
@@ -63,6 +68,7 @@ def upload_comparison(comparable: Comparable, timeout_s: float) -> list[str]:
     """
     if not comparable.config.tracking.enabled:
         return []
+    _remember(comparable)
     where: list[str] = []
     problems: list[str] = []
     until = time.monotonic() + timeout_s
@@ -80,6 +86,59 @@ def upload_comparison(comparable: Comparable, timeout_s: float) -> list[str]:
         return where
     why = problems[0] if problems else "is slow"
     return [f"MLflow at {comparable.target.shown} {why}; `{comparable.again}` uploads what waits"]
+
+
+def sync_comparison(directory: Path, timeout_s: float) -> list[str]:
+    """Upload what an outage kept back of a comparison and its members' runs; nothing runs again.
+
+    Args:
+        directory: `<root>/<name>-compare`.
+        timeout_s: How long to wait for others that upload a member just now.
+
+    Returns:
+        Lines for a person.
+
+    Raises:
+        InputError: If the server cannot be reached, or somebody else uploads it.
+    """
+    until = time.monotonic() + timeout_s
+    comparable = _remembered(directory)
+    if comparable is None:
+        for run in member_runs(directory):
+            if (config := directory.parent / run / "config.yaml").is_file():
+                _sync_member(config.parent, load_config(config), until)
+        return [f"{directory.name}: not finished yet; what its runs have is uploaded"]
+    try:
+        return _upload(comparable, until)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a server, a driver or a network raises
+        raise InputError(
+            f"MLflow at {comparable.target.shown} does not work now ({reason(error)}); {directory.name} waits"
+        ) from error
+
+
+def _remember(comparable: Comparable) -> None:
+    values = {
+        "members": [run.name for run, _ in comparable.members],
+        "metrics": dict(comparable.metrics),
+        "again": comparable.again,
+        "look": comparable.look,
+    }
+    write_json(comparable.directory / UPLOAD, values)
+
+
+def _remembered(directory: Path) -> Comparable | None:
+    """What `upload_comparison` was given; None if it never was, or no member is left."""
+    try:
+        values = json.loads((directory / UPLOAD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    runs = [directory.parent / name for name in values["members"]]
+    members = [(run, load_config(path)) for run in runs if (path := run / "config.yaml").is_file()]
+    if not members:
+        return None
+    return Comparable(directory, members, values["metrics"], values["again"], values["look"])
 
 
 def _upload(comparable: Comparable, until: float) -> list[str]:

@@ -29,15 +29,69 @@ def status_text(said: dict[str, Any]) -> str:
     rows = [("stage", "state", "next", "because", "result")]
     for stage in said["stages"]:
         rows.append((stage["stage"], stage["state"], stage["verb"], stage["reason"], _result(stage)))
-    holder = said["holder"]
-    lines = [f"{said['run']} in {said['directory']}", "", table(rows), ""]
-    if holder:
-        age = f"heard of {holder['heartbeat_age_s']:.0f} s ago"
-        lines.append(f"  at work: process {holder['pid']} on {holder['host']}, {age}")
+    lines = [f"{said['run']} in {said['directory']}", "", table(rows), "", *_who_works(said)]
+    lines += _checkpoint(said["checkpoint"])
     lines += [f"  {name}: {link}" for name, link in said["mlflow"].items()]
+    lines += _tracking(said["tracking"])
+    lines += _comparison(said["comparison"])
     if said["next"]:
         lines.append(f"  next: {said['next']}")
     return "\n".join(lines)
+
+
+def _who_works(said: dict[str, Any]) -> list[str]:
+    holder = said["holder"]
+    if not holder:
+        return []
+    age = f"heard of {holder['heartbeat_age_s']:.0f} s ago"
+    lines = [f"  at work: process {holder['pid']} on {holder['host']}, {age}"]
+    for stage in said["stages"]:
+        if stage["state"] != "running":
+            continue
+        count = stage["processes"] or 1
+        age_s = (stage.get("progress") or {}).get("age_s")
+        heard = f", said how far it is {_time(age_s)} ago" if age_s is not None else ""
+        lines.append(f"  {stage['stage']}: {count} {'process' if count == 1 else 'processes'}{heard}")
+    return lines
+
+
+def _checkpoint(said: dict[str, Any] | None) -> list[str]:
+    if said is None:
+        return []
+    lines = [f"  checkpoint {name} is damaged: {reason}" for name, reason in said["damaged"].items()]
+    if said["name"]:
+        whole = "whole" if said["valid"] else "all files there, too large to be checked now"
+        lines.append(
+            f"  checkpoint: {said['name']}, {said['samples']:,} samples, {_time(said['age_s'])} old, {whole}"
+        )
+    return lines
+
+
+def _tracking(said: dict[str, Any] | None) -> list[str]:
+    if said is None or (said["answers"] is not False and not said["waiting"]):
+        return []
+    answer = "does not answer now" if said["answers"] is False else "answers"
+    waiting = f"{said['waiting']} items wait" if said["waiting"] else "nothing waits"
+    return [f"  MLflow at {said['server']}{f' {answer}' if said['answers'] is not None else ''}; {waiting}"]
+
+
+def _comparison(said: dict[str, Any] | None) -> list[str]:
+    if said is None:
+        return []
+    states = list(said["runs"].values())
+    counts = {state: states.count(state) for state in dict.fromkeys(states) if state != "complete"}
+    others = "".join(f", {count} {state}" for state, count in counts.items())
+    lines = [f"  comparison {said['name']}: {states.count('complete')} of {len(states)} runs done{others}"]
+    if said["heartbeat_age_s"] is not None:
+        lines[0] += f"; at work, heard of {said['heartbeat_age_s']:.0f} s ago"
+    return [*lines, f"  to go on with it or see it: {said['next']}"] if said["next"] else lines
+
+
+def _time(seconds: float) -> str:
+    """A duration as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
 def headline_text(config: Config, root: Path) -> str:

@@ -1,4 +1,4 @@
-"""How far a run is and what to type next, from files alone."""
+"""How far a run is and what to type next, from files alone: on any machine that sees them."""
 
 import json
 import time
@@ -7,11 +7,13 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import command_name
+from pipeline.orchestration.checkpoint_seen import newest_checkpoint
+from pipeline.orchestration.compared import comparison_status
 from pipeline.orchestration.ledger import Record, read_attempt, read_record
 from pipeline.orchestration.lock import Holder, read_holder
 from pipeline.orchestration.origin import Origin
 from pipeline.orchestration.plan import Step, plan
-from pipeline.orchestration.tracking import run_links
+from pipeline.orchestration.tracking import run_links, tracking_status
 
 TAIL_BYTES = 65_536
 
@@ -21,21 +23,26 @@ def status(config: Config, root: Path, origin: Origin) -> dict[str, Any]:
 
     Returns:
         `run`, `directory`, `holder` (who works on it now, or null), `stages` (stage, state, verb,
-        reason, key, attempts, processes, headline, and progress while it runs), `mlflow`, `next`
-        (a command, or null).
+        reason, key, attempts, processes, execution, headline, and progress while it runs), `checkpoint` (see
+        `newest_checkpoint`), `mlflow` (links), `tracking` (see `tracking_status`), `comparison` (see
+        `comparison_status`), `next` (a command, or null).
     """
     directory = root / config.name
     holder = read_holder(directory / "lock.json")
     holder = holder if holder and holder.is_alive() else None
     steps = plan(config, root)
-    stages = [_stage(step, directory, holder) for step in steps]
+    comparison = comparison_status(root, config.name)
+    only_compared = comparison is not None and not (directory / "config.yaml").exists()
     return {
         "run": config.name,
         "directory": str(directory),
         "holder": _who(holder),
-        "stages": stages,
+        "stages": [_stage(step, directory, holder) for step in steps],
+        "checkpoint": newest_checkpoint(directory / "train" / "checkpoints"),
         "mlflow": run_links(directory, config),
-        "next": _next(steps, holder, origin),
+        "tracking": tracking_status(directory, config),
+        "comparison": comparison,
+        "next": None if only_compared else _next(steps, holder, origin),
     }
 
 
@@ -49,6 +56,7 @@ def _stage(step: Step, directory: Path, holder: Holder | None) -> dict[str, Any]
         "key": record.key if record else None,
         "attempts": record.attempts if record else 0,
         "processes": record.execution.get("processes") if record else None,
+        "execution": record.execution if record else {},
         "headline": record.headline if record else {},
     }
     if state == "running":
@@ -83,7 +91,7 @@ def _progress(directory: Path, step: Step) -> dict[str, Any]:
         "unit": said["unit"],
         "per_second": rate,
         "eta_s": round(left / rate) if rate > 0 else None,
-        "age_s": round(time.time() - said["updated"], 1),
+        "age_s": max(0.0, round(time.time() - said["updated"], 1)),
     }
     last = _last_line(directory / step.stage / "history.jsonl")
     return progress | ({"history": last} if last else {})
@@ -104,7 +112,7 @@ def _last_line(path: Path) -> dict[str, Any]:
 def _who(holder: Holder | None) -> dict[str, Any] | None:
     if holder is None:
         return None
-    age_s = round(time.time() - holder.heartbeat, 1)
+    age_s = max(0.0, round(time.time() - holder.heartbeat, 1))
     return {"host": holder.host, "pid": holder.pid, "since": holder.since, "heartbeat_age_s": age_s}
 
 

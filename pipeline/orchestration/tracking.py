@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.config import Config
 from pipeline.errors import InputError, command_name
@@ -17,6 +17,7 @@ from pipeline.orchestration import mirror_events as events
 from pipeline.orchestration.mirror import Upload
 from pipeline.orchestration.mirror_cursor import CURSOR, CursorFile, only_mirror
 from pipeline.orchestration.mirror_notes import links
+from pipeline.orchestration.mirror_reach import server_answers
 from pipeline.orchestration.mlflow_store import Store, Target, reason, target_of
 from pipeline.orchestration.origin import read_origin
 from pipeline.orchestration.stage import StageName
@@ -26,6 +27,9 @@ Ending = Literal["FINISHED", "FAILED", "KILLED"]
 POLL_S = 2.0
 FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 60.0
+
+RECONCILE_S = 10.0
+"""How long `status` may correct what MLflow shows; an idle database of its own takes 3 s."""
 
 
 def start_mirror(run_directory: Path, config: Config) -> "Mirror | NoMirror":
@@ -79,11 +83,32 @@ def sync(run_directory: Path, config: Config) -> list[str]:
         return [f"MLflow: {said}", *_where(target, upload)]
 
 
-def reconcile(run_directory: Path, config: Config) -> None:
-    """Correct runs that MLflow shows as running although their process is gone.
+def reconcile(run_directory: Path, config: Config, timeout_s: float = RECONCILE_S) -> None:
+    """Correct runs that MLflow shows as running although their process is gone, for at most so long.
 
-    A server that does not answer is told later, with the next run or sync.
+    A server that does not answer, or not in time, is told later, with the next run or sync.
+
+    Raises:
+        InputError: If what was uploaded so far is not known, since `mlflow.json` is damaged.
     """
+    problems: list[InputError] = []
+
+    def work() -> None:
+        try:
+            _reconcile(run_directory, config)
+        except InputError as error:
+            problems.append(error)
+        except OSError:
+            pass  # somebody looks who may not write here
+
+    thread = threading.Thread(target=work, name="mlflow-reconcile", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if problems:
+        raise problems[0]
+
+
+def _reconcile(run_directory: Path, config: Config) -> None:
     if not config.tracking.enabled or not (run_directory / CURSOR).is_file():
         return
     with only_mirror(run_directory) as free:
@@ -104,6 +129,25 @@ def run_links(run_directory: Path, config: Config) -> dict[str, str]:
         return {}
     target = target_of(config, run_directory.parent)
     return links(target.base, config.name, CursorFile(run_directory, target.name).cursor)
+
+
+def tracking_status(run_directory: Path, config: Config) -> dict[str, Any] | None:
+    """Whether the tracking server answers, and how much waits for it; from files and one short question.
+
+    Returns:
+        `server`, `answers` (null: it is a local file) and `waiting` (items that are not uploaded yet; null
+        if nothing tells). None where tracking is off.
+    """
+    if not config.tracking.enabled:
+        return None
+    target = target_of(config, run_directory.parent)
+    waiting: int | None = 0
+    if (run_directory / CURSOR).is_file():
+        try:
+            waiting = _open_upload(run_directory, config, target).waiting()
+        except InputError:
+            waiting = None
+    return {"server": target.shown, "answers": server_answers(target), "waiting": waiting}
 
 
 class NoMirror:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.orchestration.mirror_comparison import Comparable, upload_comparison
+from pipeline.errors import InputError
+from pipeline.orchestration.compared import write_members
+from pipeline.orchestration.mirror_comparison import Comparable, sync_comparison, upload_comparison
 from pipeline.orchestration.mirror_cursor import only_mirror
 from pipeline.orchestration.tracking import start_mirror
 from tests.tracking.fake_run import FakeRun, config_of, write_dataset
@@ -35,7 +37,7 @@ def compared(root: Path, *names: str, **tracking: object) -> Comparable:
         directory,
         [(run.directory, run.config) for run in runs],
         {"vae/prior/fd_pca": 1.5, "vae/rgb+depth/rgb_psnr_db": 20.0},
-        "triptych compare demo.yaml",
+        "triptych sync demo.yaml",
         "triptych ui",
     )
 
@@ -76,9 +78,43 @@ def test_outage_is_said_with_what_to_type_and_the_next_upload_makes_up_for_it(ro
     (line,) = upload_comparison(gone, 60.0)
     assert time.monotonic() - started_s < 60.0
     assert "does not work now" in line
-    assert "`triptych compare demo.yaml` uploads what waits" in line
+    assert "`triptych sync demo.yaml` uploads what waits" in line
     upload_comparison(compared(root, "demo-vae-s0"), 240.0)
     assert server_of(root).only("demo-compare").status == "FINISHED"
+
+
+def test_sync_uploads_what_an_outage_kept_back_without_running_the_comparison(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is named by the environment, as it is where one is shared."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    comparable = compared(root, "demo-vae-s0", "demo-gan-s0")
+    (line,) = upload_comparison(comparable, 60.0)
+    assert "does not work now" in line
+    with pytest.raises(InputError, match="does not work now"):
+        sync_comparison(comparable.directory, 60.0)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    lines = sync_comparison(comparable.directory, 240.0)
+    assert lines[0] == "MLflow, once `triptych ui` runs:"
+    server = server_of(root)
+    whole = server.only("demo-compare")
+    assert whole.status == "FINISHED"
+    assert whole.metrics == {"vae.prior.fd_pca": 1.5, "vae.rgb-depth.rgb_psnr_db": 20.0}
+    assert server.only("demo-gan-s0").parent == whole.identifier
+    assert sync_comparison(comparable.directory, 240.0) == lines
+    assert len(server.runs()["demo-compare"]) == 1
+
+
+def test_sync_of_an_unfinished_comparison_uploads_what_its_runs_have(root: Path) -> None:
+    comparable = compared(root, "demo-vae-s0")
+    names = [directory.name for directory, _ in comparable.members]
+    write_members(
+        comparable.directory, [*names, "demo-gan-s0"], "triptych compare demo.yaml --systems vae,gan"
+    )
+    (line,) = sync_comparison(comparable.directory, 240.0)
+    assert line.startswith("demo-compare: not finished yet")
+    assert server_of(root).only("demo-vae-s0:shard").status == "FINISHED"
+    assert "demo-compare" not in server_of(root).runs()
 
 
 def test_upload_waits_for_the_mirror_of_a_member_that_is_still_at_it(root: Path) -> None:
