@@ -23,7 +23,7 @@ from pipeline.models.networks import refuse_batch_norm
 from pipeline.models.pretrained import save_pretrained
 from pipeline.objectives.perceptual import PerceptualNetwork, load_perceptual
 from pipeline.orchestration.distributed import Processes, connect, native_bf16
-from pipeline.orchestration.stage import Context, Manifest
+from pipeline.orchestration.stage import Context, Manifest, World
 from pipeline.training import history
 from pipeline.training.checkpoint import TrainingState, resume
 from pipeline.training.checkpoint_files import Keep
@@ -58,6 +58,7 @@ def run(config: TrainInputs, context: Context) -> Manifest:
             not fit.
         Interrupted: If asked to stop; everything is saved then.
     """
+    _refuse_indivisible(config.train, context.world)
     passes = _decoder_passes(config.model, config.objective)
     refuse_batch_norm(config.model, processes=context.world.size, passes=passes)
     dataset = ShardedDataset(context.inputs["dataset"])
@@ -188,6 +189,21 @@ def _chunks(dataset: ShardedDataset, rules: Rules, device: torch.device) -> list
 
     count = -(-len(rows) // ROWS)
     return [Chunk(number, loader(number)) for number in range(count)]
+
+
+def _refuse_indivisible(train: Train, world: World) -> None:
+    """Refuse micro-batches of unequal size.
+
+    Raises:
+        InputError: If the batch cannot be divided among processes and micro-batches.
+    """
+    parts = world.size * train.accumulation
+    if train.batch % parts:
+        raise InputError(
+            f"train.batch: {train.batch} cannot be divided into {parts} equal parts (processes: "
+            f"{world.size}, train.accumulation: {train.accumulation}); use "
+            f"{train.batch + -train.batch % parts}, or another number of either"
+        )
 
 
 def _decoder_passes(model: Model, objective: Objective) -> int:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.config.accumulation import indivisible
 from pipeline.config.data import Data
 from pipeline.config.model import Model
 from pipeline.config.objective import Objective
@@ -156,6 +157,7 @@ class Config(Section):
             wrong.append(mistake)
         if mistake := idle_adversary(self.objective, self.train.samples):
             wrong.append(mistake)
+        wrong += indivisible(self.model, self.objective, self.train)
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

@@ -77,16 +77,19 @@ def begin(name: str, dtype: torch.dtype) -> TrainingState:
     return state
 
 
-def rules(name: str, rank: int = 0, size: int = 1) -> Rules:
-    return Rules(*choose(name), TRAIN, seed=0, rank=rank, world_size=size, dataset_size=64)
+def rules(name: str, rank: int = 0, size: int = 1, accumulation: int = 1) -> Rules:
+    train = TRAIN.model_copy(update={"accumulation": accumulation})
+    return Rules(*choose(name), train, seed=0, rank=rank, world_size=size, dataset_size=64)
 
 
-def updates(name: str, state: TrainingState, *, peers: Peers | None = None, **wrapped: Any) -> Update:
+def updates(
+    name: str, state: TrainingState, *, peers: Peers | None = None, accumulation: int = 1, **wrapped: Any
+) -> Update:
     size, rank = (peers.size, torch.distributed.get_rank()) if peers else (1, 0)
     return make_update(
         state,
         wrapped.get("model", state.model),
-        rules(name, rank, size),
+        rules(name, rank, size, accumulation),
         peers,
         wrapped.get("discriminators"),
     )

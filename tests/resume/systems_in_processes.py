@@ -1,6 +1,7 @@
-"""Train every small system in float64, in one process or as one of several; save what both players became.
+"""Train small systems in float64, in one process or as one of several; save what both players became.
 
 RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python systems_in_processes.py DIRECTORY
+    [ACCUMULATION SYSTEM ...]
 """
 
 import json
@@ -26,12 +27,13 @@ def wrap(module: torch.nn.Module, size: int) -> torch.nn.Module:
     return DistributedDataParallel(module, broadcast_buffers=False) if size > 1 else module
 
 
-def train(name: str, rank: int, size: int, directory: Path) -> None:
+def train(name: str, rank: int, size: int, directory: Path, accumulation: int = 1) -> None:
     state = begin(name, torch.float64)
     update = updates(
         name,
         state,
         peers=Peers(size, total, gather_rows) if size > 1 else None,
+        accumulation=accumulation,
         model=wrap(state.model, size),
         discriminators={key: wrap(player, size) for key, player in state.discriminators.items()},
     )
@@ -53,8 +55,9 @@ if __name__ == "__main__":
     own_rank, own_size, folder = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), Path(sys.argv[1])
     if own_size > 1:
         torch.distributed.init_process_group("gloo")
-    for system in names():
-        train(system, own_rank, own_size, folder)
+    parts, chosen = int(sys.argv[2]) if sys.argv[2:] else 1, sys.argv[3:] or names()
+    for system in chosen:
+        train(system, own_rank, own_size, folder, parts)
     if own_size > 1:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -8,6 +8,8 @@
 import argparse
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,8 +39,24 @@ CONFIG = TrainInputs(
 )
 
 
+class Saying(Progress):
+    """Shows nothing and passes on what is said."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__("train", silent=True)
+        self._pass_on = say
+
+    def say(self, line: str) -> None:
+        self._pass_on(line)
+
+
 def train(
-    dataset: Path, directory: Path, world: World | None = None, stop_after: int | None = None
+    dataset: Path,
+    directory: Path,
+    world: World | None = None,
+    stop_after: int | None = None,
+    config: Train | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     torch.set_num_threads(1)
     directory.mkdir(parents=True, exist_ok=True)
@@ -50,10 +68,10 @@ def train(
         directory=directory,
         inputs={"dataset": dataset},
         world=world or World(),
-        progress=Progress("train", silent=True),
+        progress=Saying(say),
         stop_requested=lambda: stop_after is not None and next(asked) >= stop_after,
     )
-    return stages.train.run(CONFIG, context)
+    return stages.train.run(replace(CONFIG, train=config or CONFIG.train), context)
 
 
 def die_at(what: str, count: int) -> None:
