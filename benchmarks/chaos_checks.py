@@ -8,8 +8,8 @@ from typing import Any
 NAME = "chaos"
 STAGES = ("shard", "train", "evaluate", "adapt", "analyze", "synthesize")
 
-OF_THE_ATTEMPT = {"stage.json", "timing.json", "checkpoints", "hardware.json"}
-"""What a stage's directory says of how it came about, not of the result."""
+OF_THE_ATTEMPT = {"stage.json", "timing.json", "checkpoints", "hardware.json", ".verified"}
+"""What a stage's directory says of how and when it came about, not of the result."""
 
 SHOWN = 8
 

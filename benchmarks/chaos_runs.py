@@ -67,7 +67,9 @@ Event = tuple[str, str, str, str]
 class Command:
     """The same command, again and again."""
 
-    def __init__(self, directory: Path, processes: int, max_restarts: int = 0) -> None:
+    def __init__(
+        self, directory: Path, processes: int, max_restarts: int = 0, extra: Sequence[str] = ()
+    ) -> None:
         directory = directory.resolve()
         directory.mkdir(parents=True)
         self.root, self.hooks = directory / "runs", directory / "hooks"
@@ -75,7 +77,7 @@ class Command:
         self.processes, self.seconds = processes, 0.0
         self._log = directory / "log.txt"
         self._words = [sys.executable, "-m", "stages", "run", str(CONFIG), "--root", str(self.root)]
-        self._words += ["--nproc", str(processes)]
+        self._words += ["--nproc", str(processes), *extra]
         self._environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(HERE / "chaos_hooks"), str(HERE.parent)]),
             "PYTHONSAFEPATH": "1",
@@ -158,10 +160,10 @@ def draw_orders(events: Counter[Event], count: int, random: Random, processes: i
         places = sorted(event for event in events if event[0] == stage)
         operations = sorted({event[2] for event in places} - {"read"})
         # Reads are many and alike: they stand for the time before anything is written.
-        operation = random.choice([*operations, *operations, "read"])
+        operation = random.choice([*operations, *operations, "write", "write", "read"])
         _, role, _, path = place = random.choice([event for event in places if event[2] == operation])
         often = min(events[place], FURTHEST.get(stage, events[place]))
-        how = random.choice(["before", "torn"]) if operation == "write" else "before"
+        how = random.choice(["before", "torn", "torn"]) if operation == "write" else "before"
         victim = "self" if how == "torn" else random.choice(victims)
         orders.append(Order(stage, role, operation, path, random.randint(1, often), how, victim))
     return orders

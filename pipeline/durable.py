@@ -44,6 +44,16 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
 
 
+def remove_unfinished(directory: Path) -> None:
+    """Remove, everywhere under a directory, what `write_bytes` left where its process was killed.
+
+    Nobody else may be writing there.
+    """
+    for path in directory.rglob(".*.tmp"):
+        if path.suffixes[-2:-1] and path.suffixes[-2][1:].isdecimal():
+            path.unlink(missing_ok=True)
+
+
 def sync_directory(directory: Path) -> None:
     """Make renames and new names inside a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY)

@@ -110,7 +110,7 @@ class Hook:
 
 
 def victims(what, directory):
-    """The processes to kill, this one last if it is among them."""
+    """The processes to kill, this one last if it is among them, and alone where there is none such."""
     me, found = os.getpid(), []
     for pid, command, environment in list(_processes(directory)):
         is_rank = "--job" in command and ("--processes" not in command or b"RANK" in environment)
@@ -129,7 +129,7 @@ def victims(what, directory):
                 hit = is_rank and environment.get(b"RANK", b"0").decode() == what.removeprefix("rank ")
         if hit:
             found.append(pid)
-    return sorted(found, key=lambda pid: pid == me)
+    return sorted(found or [me], key=lambda pid: pid == me)
 
 
 def _processes(directory):

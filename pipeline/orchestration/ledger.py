@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.durable import sync_directory, sync_tree, write_json
+from pipeline.durable import remove_unfinished, sync_directory, sync_tree, write_json
 from pipeline.errors import InputError
 from pipeline.orchestration.contents import content_digest, file_sizes, non_finite
 from pipeline.orchestration.stage import Manifest, StageName
@@ -194,6 +194,7 @@ def commit(place: Place, record: Record, manifest: Manifest, root: Path) -> Reco
     if lost:
         raise ValueError(f"{record.stage}: declared but not written: {', '.join(lost)}")
     directory = place.working
+    remove_unfinished(directory)
     write_json(directory / METRICS, dict(sorted(manifest.metrics.items())))
     write_json(directory / TIMING, dict(sorted(manifest.timing.items())))
     beside = (PICTURES,) if record.stage == "shard" else ()

@@ -176,3 +176,17 @@ def test_kill_anywhere_in_a_commit_leaves_old_or_new_and_a_rerun_repairs(run: Ru
     assert moment > 8
     run.overrides = ["evaluate.pictures=3"]
     assert run.steps()["evaluate"].verb == "skip"
+
+
+def test_what_a_kill_left_half_written_is_no_part_of_the_result(run: Run) -> None:
+    step, record = run.begin("shard")
+    assert step.place is not None
+    litter = step.place.working / ".stage.json.4711.tmp"
+    litter.write_text("{")
+    kept = step.place.working / ".notes.tmp"
+    kept.write_text("not ours to judge")
+    commit(step.place, record, Manifest({"score": 1.0}), run.root)
+    assert not (step.place.final / litter.name).exists()
+    done = read_record(step.place.final)
+    assert done is not None
+    assert set(done.files) == {"result.txt", "metrics.json", ".notes.tmp"}
