@@ -279,7 +279,9 @@ def _version() -> str:
 
 
 def _hint(word: str, known: Sequence[str] | dict[str, str]) -> str:
-    near = get_close_matches(word.partition("=")[0], list(known), n=1, cutoff=0.6)
+    word = word.partition("=")[0]
+    longer = [name for name in known if name.startswith(word)]
+    near = longer or get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 
