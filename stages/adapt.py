@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from pipeline.metrics.fewshot import nll_under_prior
 from pipeline.models.adapters import AdapterDescription, save_adapter
 from pipeline.models.encoded import Encoded, encoded
 from pipeline.models.pretrained import Pretrained, load_pretrained, model_digest
-from pipeline.models.prior import PRIOR_FILE, fit_aggregate_prior, save_prior
+from pipeline.models.prior import PRIOR_FILE, fit_aggregate_prior, prior_of, prior_tensors, save_prior
 from pipeline.models.variables import Decoded
+from pipeline.orchestration.shares import Result, Shares, Task
 from pipeline.orchestration.stage import Context, Manifest
 from pipeline.training.episode import Outcome, Situation, generate, make_subject, run_episode, score
 from pipeline.training.episodes import draw_episodes
@@ -38,6 +40,8 @@ PICTURED = 5
 def run(config: Adapt, context: Context) -> Manifest:
     """For every k and draw: adapt, measure, keep the adapter and the re-fit prior; for every k a picture.
 
+    Each episode is a part, so an interrupted stage goes on with the next one.
+
     Raises:
         InputError: If nothing, or too little, is held out.
     """
@@ -45,31 +49,39 @@ def run(config: Adapt, context: Context) -> Manifest:
     dataset = ShardedDataset(context.inputs["dataset"])
     pretrained = load_pretrained(context.inputs["train"])
     supports, query = _heldout(config, context.seed, pretrained, dataset)
-    situation = _situation(config, context.seed, pretrained, dataset, query)
-    metrics = _before(situation)
+    shares = Shares(context)
+
+    @cache
+    def situation() -> Situation:
+        return _situation(config, context.seed, pretrained, dataset, query)
+
+    def adapt(number: int) -> Result:
+        shots, draw = episodes[number]
+        support = supports[draw].rows(torch.arange(shots))
+        seed = int(np.random.SeedSequence([context.seed, shots, draw]).generate_state(1)[0])
+        note = f"k={shots}, draw {draw + 1} of {config.draws}"
+
+        def after_step(loss: float) -> None:
+            shares.advance(1, f"{note}, loss {loss:.0f}")
+
+        outcome = run_episode(situation(), support, config, seed, after_step)
+        return outcome_arrays(pretrained, outcome, PICTURED if draw == 0 else 0)
+
+    episodes = [(shots, draw) for shots in config.shots for draw in range(config.draws)]
     steps = 1 if config.fast else config.steps
-    context.progress.start("adapt", len(config.shots) * config.draws * steps, "steps")
+    task = Task("adapt", [steps] * len(episodes), adapt, "steps")
+    shares.make(task)
+    if not context.world.is_main:
+        return Manifest()
+    metrics = _before(situation())
+    done = dict(zip(episodes, shares.results(task), strict=True))
+    for (shots, draw), result in done.items():
+        _keep(context, config, result, supports[draw].batch.key[:shots], f"k{shots}-draw{draw}")
     for shots in config.shots:
-        outcomes = []
-        for draw, examples in enumerate(supports):
-            support = examples.rows(torch.arange(shots))
-            note = f"k={shots}, draw {draw + 1} of {config.draws}"
-            seed = int(np.random.SeedSequence([context.seed, shots, draw]).generate_state(1)[0])
-
-            def after_step(loss: float, note: str = note) -> None:
-                context.progress.advance(1, f"{note}, loss {loss:.0f}")
-
-            outcomes.append(run_episode(situation, support, config, seed, after_step))
-            _keep(context, config, outcomes[-1], support, f"k{shots}-draw{draw}")
-        metrics |= {f"k{shots}/{name}": value for name, value in _over_draws(outcomes).items()}
-        _draw(
-            context.directory / "pictures" / f"adaptation-k{shots}.png",
-            situation,
-            shots,
-            supports[0],
-            outcomes[0],
-        )
-    context.progress.finish()
+        results = [done[shots, draw] for draw in range(config.draws)]
+        metrics |= {f"k{shots}/{name}": value for name, value in _over_draws(results).items()}
+        picture = context.directory / "pictures" / f"adaptation-k{shots}.png"
+        _draw(picture, situation(), shots, supports[0], results[0])
     if not has_likelihood(pretrained.model_config, pretrained.objective):
         metrics = {name: value for name, value in metrics.items() if not name.endswith("nll_nats")}
     return Manifest(
@@ -155,38 +167,64 @@ def _before(situation: Situation) -> dict[str, float]:
     return {f"k0/{name}": value for name, value in scores.items()}
 
 
-def _over_draws(outcomes: Sequence[Outcome]) -> dict[str, float]:
+def outcome_arrays(pretrained: Pretrained, outcome: Outcome, shown: int) -> dict[str, np.ndarray]:
+    """All that is kept of an episode, and its first few scenes if they are to be shown."""
+    arrays = {f"metrics/{name}": np.array(value) for name, value in outcome.metrics.items()}
+    arrays |= {f"adapter/{name}": tensor.numpy() for name, tensor in outcome.adapter.items()}
+    arrays |= {f"prior/{name}": tensor.numpy() for name, tensor in prior_tensors(outcome.prior).items()}
+    arrays["gain_nats"] = outcome.gain_nats.numpy()
+    if shown:
+        for name, decoded in (("generated", outcome.generated), ("query", outcome.reconstructions)):
+            views = decoded_views(pretrained.model, decoded)[:shown]
+            arrays |= {f"{name}/{part}": array for part, array in views.arrays().items()}
+    return arrays
+
+
+def _over_draws(results: Sequence[Result]) -> dict[str, float]:
     """Means over draws; the gain with its standard error over draws and over query samples."""
-    gain = torch.stack([outcome.gain_nats for outcome in outcomes]).double()
+    gain = torch.stack([torch.from_numpy(result["gain_nats"]) for result in results]).double()
     per_draw, per_sample = gain.mean(dim=1), gain.mean(dim=0)
     variance = sum(float(part.var()) / len(part) for part in (per_draw, per_sample) if len(part) > 1)
     metrics = {"gain_nats": float(gain.mean()), "gain_nats_se": variance**0.5}
     metrics["improved_share"] = float((gain > 0).double().mean())
-    for name in outcomes[0].metrics:
-        metrics[name] = float(np.mean([outcome.metrics[name] for outcome in outcomes]))
+    for name in _named("metrics", results[0]):
+        metrics[name] = float(np.mean([float(result[f"metrics/{name}"]) for result in results]))
     return metrics
 
 
-def _keep(context: Context, config: Adapt, outcome: Outcome, support: Encoded, name: str) -> None:
+def _keep(context: Context, config: Adapt, result: Result, support: tuple[str, ...], name: str) -> None:
     """Write what it takes to use the adapted model: adapter and prior, beside the source model."""
     directory = context.directory / "adapters" / name
     digest = model_digest(context.inputs["train"])
-    save_adapter(directory, AdapterDescription(config.rank, digest, support.batch.key), outcome.adapter)
-    save_prior(directory / PRIOR_FILE, outcome.prior)
+    save_adapter(directory, AdapterDescription(config.rank, digest, support), _tensors("adapter", result))
+    save_prior(directory / PRIOR_FILE, prior_of(_tensors("prior", result)))
 
 
-def _draw(path: Path, situation: Situation, shots: int, support: Encoded, outcome: Outcome) -> None:
+def _draw(path: Path, situation: Situation, shots: int, support: Encoded, result: Result) -> None:
     pretrained = situation.pretrained
 
     def views(decoded: Decoded) -> Views:
         return decoded_views(pretrained.model, decoded)[:PICTURED]
 
     examples, query = (batch_views(part.batch)[:PICTURED] for part in (support, situation.query.samples))
+    generated, reconstructed = (Views(**_named(name, result)) for name in ("generated", "query"))
     picture = draw_adaptation(
         pretrained.info,
         shots,
-        (examples[: min(shots, PICTURED)], views(situation.generated_before), views(outcome.generated)),
-        (query, views(situation.query_before.decoded), views(outcome.reconstructions)),
+        (examples[: min(shots, PICTURED)], views(situation.generated_before), generated),
+        (query, views(situation.query_before.decoded), reconstructed),
         PICTURED,
     )
     save_png(path, picture)
+
+
+def _named(prefix: str, result: Result) -> dict[str, np.ndarray]:
+    return {
+        name.removeprefix(f"{prefix}/"): array
+        for name, array in result.items()
+        if name.startswith(f"{prefix}/")
+    }
+
+
+def _tensors(prefix: str, result: Result) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in _named(prefix, result).items()}

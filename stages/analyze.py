@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +15,26 @@ from pipeline.analysis.grid import save_png
 from pipeline.analysis.measure import measure, quantities, spread
 from pipeline.analysis.report import Card, latent_facts, render_report, strongest_factor
 from pipeline.analysis.tiles import draw_overview, draw_tiles
-from pipeline.analysis.traversal import Traversal, Usage, latent_layout, latent_usage, traverse
+from pipeline.analysis.traversal import (
+    Traversal,
+    Usage,
+    latent_layout,
+    latent_usage,
+    traversal_arrays,
+    traversal_of,
+    traverse,
+)
 from pipeline.analysis.views import Views
 from pipeline.config.schema import Analyze
 from pipeline.data.batch import Batch
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.data.modality import DatasetInfo
-from pipeline.metrics.chance import interpretability_scores
+from pipeline.metrics.chance import resamples, score_resample, summary
 from pipeline.metrics.disentanglement import factor_entropy, mutual_information
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.pretrained import load_pretrained, posterior_mean
+from pipeline.orchestration.distributed import own_device
+from pipeline.orchestration.shares import Result, Shares, Task, cut
 from pipeline.orchestration.stage import Context, Manifest
 
 BATCH = 100
@@ -66,16 +76,23 @@ def run(config: Analyze, context: Context) -> Manifest:
     """
     started_s = time.monotonic()
     pretrained = load_pretrained(context.inputs["train"])
-    model, info = pretrained.model, pretrained.info
-    dataset = ShardedDataset(context.inputs["dataset"])
+    model, info = pretrained.model.to(own_device(context.world)), pretrained.info
+    shares = Shares(context)
     latents = latent_layout(model.latent, model.private)
-    encoded = _encode(model, info, dataset, config.samples, context)
+    encoded = _encode(model, info, ShardedDataset(context.inputs["dataset"]), config.samples, shares)
     encoded_s = time.monotonic()
-    scores = _score(encoded, model.latent, config, context)
+    scored = _score(encoded, model.latent, config, context.seed, shares)
     scored_s = time.monotonic()
     rng = np.random.default_rng((context.seed, _QUANTILES))
     usage = latent_usage(latents, encoded.mean, encoded.logvar, rng)
-    traversals = _traverse(model, info, encoded, usage, config, context)
+    chosen = usage.busiest(config.traversal_latents)
+    moved = _traverse(model, info, encoded, usage, config, context.seed, shares)
+    if not context.world.is_main:
+        return Manifest()
+    scores = _scores(encoded, config, shares.results(scored))
+    traversals = [
+        traversal_of(latent, part) for latent, part in zip(chosen, shares.results(moved), strict=True)
+    ]
     cards = _cards(traversals, usage, encoded)
     _write(cards, info, encoded, usage, scores, model.latent, context)
     metrics = {f"interp/{name}": value for name, value in scores.items()}
@@ -94,25 +111,25 @@ def run(config: Analyze, context: Context) -> Manifest:
 
 
 def _encode(
-    model: SharedLatentAutoencoder, info: DatasetInfo, dataset: ShardedDataset, samples: int, context: Context
+    model: SharedLatentAutoencoder, info: DatasetInfo, dataset: ShardedDataset, samples: int, shares: Shares
 ) -> Encoded:
     """Test samples, and training samples where those are too few, evenly spread over each split."""
     chosen = _choose({split: dataset.length(split) for split in ("test", "train")}, samples)
-    means, logvars, measured, factors = [], [], [], []
-    context.progress.start("encode", sum(len(rows) for rows in chosen.values()), "samples")
-    for split, rows in chosen.items():
-        for start in range(0, len(rows), BATCH):
-            batch = dataset.read(split, rows[start : start + BATCH])
-            mean, logvar = _posterior(model, batch)
-            means.append(mean)
-            logvars.append(logvar)
-            measured.append(measure(batch_views(batch), info.class_names))
-            factors.append(
-                np.empty((len(batch), 0), np.int64) if batch.factors is None else batch.factors.numpy()
-            )
-            context.progress.advance(len(batch))
-    context.progress.finish()
-    values = np.concatenate(factors)
+    parts = [(split, rows[part]) for split, rows in chosen.items() for part in cut(len(rows), BATCH)]
+
+    def encode(number: int) -> Result:
+        split, rows = parts[number]
+        batch = dataset.read(split, rows)
+        mean, logvar = _posterior(model, batch)
+        values = np.empty((len(batch), 0), np.int64) if batch.factors is None else batch.factors.numpy()
+        measured = measure(batch_views(batch), info.class_names)
+        return {"mean": mean, "logvar": logvar, "measured": measured, "factors": values}
+
+    task = Task("encode", [len(rows) for _, rows in parts], encode, "samples")
+    shares.make(task)
+    results = list(shares.results(task))
+    found = {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+    values = found["factors"]
     varies = [bool(np.ptp(column) > 0) for column in values.T]
     names = [factor.name.replace("_", " ") for factor in info.factors][: values.shape[1]]
     counts = " and ".join(f"{len(rows):,} {split} samples" for split, rows in chosen.items() if len(rows))
@@ -122,9 +139,9 @@ def _encode(
     if constant := [name for name, varying in zip(names, varies, strict=True) if not varying]:
         notes.append(f"Left out, because all samples have the same value: {', '.join(constant)}.")
     return Encoded(
-        np.concatenate(means),
-        np.concatenate(logvars),
-        np.concatenate(measured),
+        found["mean"],
+        found["logvar"],
+        found["measured"],
         values[:, varies],
         tuple(name for name, varying in zip(names, varies, strict=True) if varying),
         tuple(notes),
@@ -141,21 +158,28 @@ def _choose(lengths: dict[str, int], samples: int) -> dict[str, Int[np.ndarray, 
     return chosen
 
 
-def _score(encoded: Encoded, shared: int, config: Analyze, context: Context) -> dict[str, float]:
-    enough = len(encoded.mean) >= FEWEST_SAMPLES and len(encoded.factor_names) > 0
-    context.progress.start(
-        "score", 1 + config.bootstrap + (config.permutations if enough else 0), "resamples"
-    )
-    scores = interpretability_scores(
-        encoded.mean[:, :shared],
-        encoded.factors if enough else None,
-        permutations=config.permutations,
-        bootstrap=config.bootstrap,
-        seed=context.seed,
-        done=context.progress.advance,
-    )
-    context.progress.finish()
-    return scores
+def _score(encoded: Encoded, shared: int, config: Analyze, seed: int, shares: Shares) -> Task:
+    """Every resample is scored by itself; without factors there is nothing to permute."""
+    factors = encoded.factors if _tells(encoded) else None
+    jobs = resamples(0 if factors is None else config.permutations, config.bootstrap)
+
+    def score(number: int) -> Result:
+        found = score_resample(encoded.mean[:, :shared], factors, jobs[number], seed)
+        return {name: np.array(value) for name, value in found.items()}
+
+    task = Task("score", [1] * len(jobs), score, "resamples")
+    shares.make(task)
+    return task
+
+
+def _scores(encoded: Encoded, config: Analyze, parts: Iterable[Result]) -> dict[str, float]:
+    scores = [{name: float(value) for name, value in part.items()} for part in parts]
+    return summary(scores, config.permutations if _tells(encoded) else 0)
+
+
+def _tells(encoded: Encoded) -> bool:
+    """Whether there is enough to say something about factors."""
+    return len(encoded.mean) >= FEWEST_SAMPLES and len(encoded.factor_names) > 0
 
 
 def _traverse(
@@ -164,28 +188,34 @@ def _traverse(
     encoded: Encoded,
     usage: Usage,
     config: Analyze,
-    context: Context,
-) -> list[Traversal]:
+    seed: int,
+    shares: Shares,
+) -> Task:
     """The busiest latents, each through the same scenes."""
-    rng = np.random.default_rng((context.seed, _ANCHORS))
+    rng = np.random.default_rng((seed, _ANCHORS))
     anchors = encoded.mean[rng.permutation(len(encoded.mean))[: max(NAMING_SCENES, config.anchors)]]
     named = quantities(_decode(model, anchors[:1]), info.class_names)
     deviation = spread(encoded.measured, named)
     chosen = usage.busiest(config.traversal_latents)
-    return [
-        traverse(
-            lambda codes: _decode(model, codes),
-            anchors,
-            latent,
-            usage,
-            steps=config.traversal_steps,
-            shown=config.anchors,
-            class_names=info.class_names,
-            deviation=deviation,
-            named=named,
+
+    def move(number: int) -> Result:
+        return traversal_arrays(
+            traverse(
+                lambda codes: _decode(model, codes),
+                anchors,
+                chosen[number],
+                usage,
+                steps=config.traversal_steps,
+                shown=config.anchors,
+                class_names=info.class_names,
+                deviation=deviation,
+                named=named,
+            )
         )
-        for latent in context.progress.track(chosen, "traverse", len(chosen), "latents")
-    ]
+
+    task = Task("traverse", [1] * len(chosen), move, "latents")
+    shares.make(task)
+    return task
 
 
 def _cards(traversals: list[Traversal], usage: Usage, encoded: Encoded) -> list[Card]:
@@ -257,16 +287,18 @@ def _posterior(
     A point is taken for the mean of a unit Gaussian: its KL to N(0, I) is then half its square.
     """
     with torch.inference_mode():
-        posterior, _, _ = posterior_mean(model, batch, model.modalities)
+        device = next(model.parameters()).device
+        posterior, _, _ = posterior_mean(model, batch.to(device), model.modalities)
     parts = [posterior.shared, *(posterior.private[name] for name in model.private)]
     mean, logvar = torch.cat([part.mean for part in parts], 1), torch.cat([part.logvar for part in parts], 1)
     if model.posterior_kind in ("deterministic", "none"):
         logvar = torch.zeros_like(logvar)
-    return mean.float().numpy(), logvar.float().numpy()
+    return mean.float().numpy(force=True), logvar.float().numpy(force=True)
 
 
 def _decode(model: SharedLatentAutoencoder, codes: Float32[np.ndarray, "scene latent"]) -> Views:
     sizes = [model.latent, *model.private.values()]
-    shared, *private = torch.split(torch.from_numpy(codes), sizes, dim=1)
+    device = next(model.parameters()).device
+    shared, *private = torch.split(torch.from_numpy(codes).to(device), sizes, dim=1)
     with torch.inference_mode():
         return decoded_views(model, model.decode(shared, dict(zip(model.private, private, strict=True))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,6 @@ from pipeline.metrics.features import (
     SceneFeatures,
     complete_rows,
     read_scenes,
-    scene_count,
     spread,
     with_gaps_of,
 )
@@ -30,6 +29,10 @@ from pipeline.metrics.generation import (
 )
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.models.prior import LatentPrior
+
+Arrays = Mapping[str, np.ndarray]
+Latents = tuple[Tensor, dict[str, Tensor]]
+"""Shared, and private by modality."""
 
 FEWEST = 50
 """Complete test scenes below which nothing is said of sets."""
@@ -55,6 +58,11 @@ class SceneSet:
     def __len__(self) -> int:
         return len(self.pca)
 
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """As named arrays."""
+        kept = {f"{name}/pca": self.pca.numpy(), f"{name}/encoder": self.encoder.numpy()}
+        return kept if self.sharpness is None else kept | {f"{name}/sharpness": self.sharpness.numpy()}
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -65,19 +73,22 @@ class Reference:
         features: Of that dataset.
         test_rows: The test scenes, N.
         train_rows: All complete training scenes.
-        batch: Scenes read and decoded at once.
     """
 
     dataset: ShardedDataset
     features: SceneFeatures
     test_rows: Int64[np.ndarray, " test"]
     train_rows: Int64[np.ndarray, " train"]
-    batch: int
 
-    def read(self, split: str, rows: Int64[np.ndarray, " row"]) -> Iterator[Prediction]:
-        """Some scenes, part by part."""
-        for start in range(0, len(rows), self.batch):
-            yield read_scenes(self.dataset, split, rows[start : start + self.batch])
+    @property
+    def known_rows(self) -> Int64[np.ndarray, " train"]:
+        """As many training scenes as there are test scenes: what is possible."""
+        return self.train_rows[spread(len(self.train_rows), len(self.test_rows))]
+
+    @property
+    def searched_rows(self) -> Int64[np.ndarray, " train"]:
+        """Training scenes that generated ones are looked for among."""
+        return self.train_rows[spread(len(self.train_rows), TRAINING_SCENES)]
 
 
 def reference_rows(
@@ -100,48 +111,60 @@ def reference_rows(
     return test[spread(len(test), scenes)], train
 
 
+def draw_latents(prior: LatentPrior, counts: Sequence[int], seed: int) -> list[Latents]:
+    """The latents of generated scenes, part by part."""
+    generator = torch.Generator().manual_seed(seed)
+    return [prior.sample(count, generator) for count in counts]
+
+
+def describe_generated(
+    model: SharedLatentAutoencoder, latents: Latents, reference: Reference, rows: slice
+) -> dict[str, np.ndarray]:
+    """What is kept of some generated scenes, and of the test scenes of the same numbers.
+
+    A generated scene has no depth and no label where the test scene of the same number has none.
+    """
+    real = read_scenes(reference.dataset, "test", reference.test_rows[rows])
+    made = with_gaps_of(_decode(model, latents), real)
+    described = {"generated": made, "tested": real}
+    return _arrays({name: _describe(scenes, reference.features) for name, scenes in described.items()})
+
+
+def describe_known(reference: Reference, rows: slice) -> dict[str, np.ndarray]:
+    """What is kept of some training scenes."""
+    scenes = read_scenes(reference.dataset, "train", reference.known_rows[rows])
+    return _arrays({"known": _describe(scenes, reference.features)})
+
+
+def describe_searched(reference: Reference, rows: slice) -> dict[str, np.ndarray]:
+    """What is kept of some of the training scenes that generated ones are looked for among."""
+    scenes = read_scenes(reference.dataset, "train", reference.searched_rows[rows])
+    return {"searched": reference.features.pca(scenes).numpy()}
+
+
 def score_generated(
-    model: SharedLatentAutoencoder,
-    prior: LatentPrior,
-    reference: Reference,
-    seed: int,
-    after: Callable[[int], None] = lambda scenes: None,
+    generated: Iterable[Arrays], known: Iterable[Arrays], searched: Iterable[Arrays]
 ) -> dict[str, float]:
     """`prior/*` and, for as many training scenes, `real/*`, as docs/metrics.md defines them.
 
-    A generated scene has no depth and no label where the test scene of the same number has none.
-
     Args:
-        model: Trained.
-        prior: What its latents are drawn from.
-        reference: What to compare with.
-        seed: Chooses the generated scenes.
-        after: Told how many scenes were generated.
+        generated: From `describe_generated`, in order.
+        known: From `describe_known`.
+        searched: From `describe_searched`.
 
     Returns:
         A NaN alone if the model's scenes are not finite.
     """
-    generator = torch.Generator().manual_seed(seed)
-    real_parts: list[SceneSet] = []
-    made_parts: list[SceneSet] = []
-    for real in reference.read("test", reference.test_rows):
-        made = with_gaps_of(_generate(model, prior, scene_count(real), generator), real)
-        real_parts.append(_describe(real, reference.features))
-        made_parts.append(_describe(made, reference.features))
-        after(scene_count(real))
-    tested, generated = _joined(real_parts), _joined(made_parts)
-    if not bool(generated.pca.isfinite().all() and generated.encoder.isfinite().all()):
+    parts = list(generated)
+    made, tested = _scene_set(parts, "generated"), _scene_set(parts, "tested")
+    if not bool(made.pca.isfinite().all() and made.encoder.isfinite().all()):
         return {"prior/fd_pca": math.nan}
-    rows = reference.train_rows
-    known = reference.read("train", rows[spread(len(rows), len(tested))])
-    trained = _joined(_describe(part, reference.features) for part in known)
-    searched = reference.read("train", rows[spread(len(rows), TRAINING_SCENES)])
-    training = torch.cat([reference.features.pca(part) for part in searched])
+    training = torch.from_numpy(np.concatenate([part["searched"] for part in searched]))
     return (
-        {f"prior/{name}": value for name, value in compare(generated, tested).items()}
-        | {"prior/memorisation": copied_share(generated.pca, training, tested.pca)}
-        | {"prior/scenes": float(len(generated))}
-        | {f"real/{name}": value for name, value in compare(trained, tested).items()}
+        {f"prior/{name}": value for name, value in compare(made, tested).items()}
+        | {"prior/memorisation": copied_share(made.pca, training, tested.pca)}
+        | {"prior/scenes": float(len(made))}
+        | {f"real/{name}": value for name, value in compare(_scene_set(list(known), "known"), tested).items()}
     )
 
 
@@ -162,11 +185,9 @@ def compare(scenes: SceneSet, real: SceneSet) -> dict[str, float]:
     return scores
 
 
-def _generate(
-    model: SharedLatentAutoencoder, prior: LatentPrior, count: int, generator: torch.Generator
-) -> Prediction:
+def _decode(model: SharedLatentAutoencoder, latents: Latents) -> Prediction:
     device = next(model.parameters()).device
-    shared, private = prior.sample(count, generator)
+    shared, private = latents
     decoded = model.decode(shared.to(device), {name: value.to(device) for name, value in private.items()})
     scenes = predict(model, decoded)
     return Prediction(*(None if p is None else p.cpu() for p in (scenes.rgb, scenes.depth_m, scenes.seg)))
@@ -177,11 +198,13 @@ def _describe(scenes: Prediction, features: SceneFeatures) -> SceneSet:
     return SceneSet(features.pca(scenes), features.encoder(scenes), sharpness)
 
 
-def _joined(parts: Iterable[SceneSet]) -> SceneSet:
-    rows = list(parts)
-    sharpness = [part.sharpness for part in rows if part.sharpness is not None]
-    return SceneSet(
-        torch.cat([part.pca for part in rows]),
-        torch.cat([part.encoder for part in rows]),
-        torch.cat(sharpness) if sharpness else None,
-    )
+def _arrays(sets: Mapping[str, SceneSet]) -> dict[str, np.ndarray]:
+    return {key: array for name, scenes in sets.items() for key, array in scenes.arrays(name).items()}
+
+
+def _scene_set(parts: Sequence[Arrays], name: str) -> SceneSet:
+    def joined(kept: str) -> Tensor:
+        return torch.from_numpy(np.concatenate([part[f"{name}/{kept}"] for part in parts]))
+
+    sharp = f"{name}/sharpness" in parts[0]
+    return SceneSet(joined("pca"), joined("encoder"), joined("sharpness") if sharp else None)

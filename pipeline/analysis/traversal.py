@@ -4,8 +4,9 @@ A code is every latent of the model side by side, shared ones first, then the pr
 modality; it is one row of an array (scene, latent).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -95,6 +96,30 @@ class Traversal:
     positions: tuple[float, ...]
     views: tuple[Views, ...]
     effect: Effect
+
+
+def traversal_arrays(traversal: Traversal) -> dict[str, np.ndarray]:
+    """All but which latent it is, for `traversal_of`."""
+    parts = joined(list(traversal.views)).arrays()
+    arrays = {f"views/{name}": array for name, array in parts.items()}
+    effect = np.frombuffer(json.dumps(asdict(traversal.effect)).encode(), np.uint8)
+    return arrays | {"positions": np.array(traversal.positions), "effect": effect}
+
+
+def traversal_of(latent: Latent, arrays: Mapping[str, np.ndarray]) -> Traversal:
+    """The traversal that `traversal_arrays` describes."""
+    views = Views(**{
+        name.removeprefix("views/"): array for name, array in arrays.items() if name.startswith("views/")
+    })
+    steps = len(arrays["positions"])
+    effect = json.loads(arrays["effect"].tobytes())
+    quantity = effect.pop("quantity")
+    return Traversal(
+        latent,
+        tuple(arrays["positions"].tolist()),
+        tuple(views[first : first + steps] for first in range(0, len(views), steps)),
+        Effect(**effect, quantity=None if quantity is None else Quantity(**quantity)),
+    )
 
 
 def latent_layout(shared: int, private: dict[str, int]) -> tuple[Latent, ...]:

@@ -33,6 +33,11 @@ class Views:
         parts = (None if part is None else part[rows] for part in (self.rgb, self.depth_m, self.labels))
         return Views(*parts)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What there is, by the names that `Views` takes."""
+        parts = {"rgb": self.rgb, "depth_m": self.depth_m, "labels": self.labels}
+        return {name: array for name, array in parts.items() if array is not None}
+
 
 def joined(parts: list[Views]) -> Views:
     """One after another; all have the same modalities."""

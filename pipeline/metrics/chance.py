@@ -1,6 +1,6 @@
 """What a disentanglement score is worth: its value, its chance level and its interval."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -15,6 +15,8 @@ from pipeline.metrics.disentanglement import (
 
 Rows = Int[np.ndarray, " row"]
 Scores = dict[str, float]
+Resample = tuple[int, int]
+"""Purpose, and number among those of the same purpose."""
 
 INTERVAL_PERCENT = (2.5, 97.5)
 FIT_SHARE = 0.5
@@ -52,29 +54,52 @@ def interpretability_scores(
 
     Source: permutation chance level and bootstrap percentiles as in Efron & Tibshirani 1993.
     """
+    scores = []
+    for resample in resamples(0 if factors is None else permutations, bootstrap):
+        scores.append(score_resample(codes, factors, resample, seed))
+        done()
+    return summary(scores, 0 if factors is None else permutations)
+
+
+def resamples(permutations: int, bootstrap: int) -> list[Resample]:
+    """What `interpretability_scores` scores: the samples as they are, permuted factors, samples drawn again.
+
+    Each is scored by itself, so several processes can share them.
+    """
+    return [
+        (_SPLIT, 0),
+        *((_PERMUTE, number) for number in range(permutations)),
+        *((_RESAMPLE, number) for number in range(bootstrap)),
+    ]
+
+
+def score_resample(codes: Codes, factors: Factors | None, resample: Resample, seed: int) -> Scores:
+    """DCI, MIG and active units of one of the `resamples`."""
     order = np.random.default_rng((seed, _SPLIT)).permutation(len(codes))
     fit, test = np.split(order, [round(FIT_SHARE * len(codes))])
-
-    def score(purpose: int, number: int) -> Scores:
-        rng = np.random.default_rng((seed, purpose, number))
-        values, fit_rows, test_rows = factors, fit, test
-        if purpose == _PERMUTE and factors is not None:
-            values = factors[rng.permutation(len(factors))]
-        elif purpose == _RESAMPLE:
-            fit_rows, test_rows = rng.choice(fit, len(fit)), rng.choice(test, len(test))
-        return _scores(codes, values, fit_rows, test_rows, int(rng.integers(2**31)))
-
-    results: dict[int, list[Scores]] = {_SPLIT: [], _PERMUTE: [], _RESAMPLE: []}
-    for purpose, number in _jobs(0 if factors is None else permutations, bootstrap):
-        results[purpose].append(score(purpose, number))
-        done()
-    return _summary(results[_SPLIT][0], results[_PERMUTE], results[_RESAMPLE])
+    rng = np.random.default_rng((seed, *resample))
+    if resample[0] == _PERMUTE and factors is not None:
+        factors = factors[rng.permutation(len(factors))]
+    elif resample[0] == _RESAMPLE:
+        fit, test = rng.choice(fit, len(fit)), rng.choice(test, len(test))
+    return _scores(codes, factors, fit, test, int(rng.integers(2**31)))
 
 
-def _jobs(permutations: int, bootstrap: int) -> Iterator[tuple[int, int]]:
-    yield _SPLIT, 0
-    yield from ((_PERMUTE, number) for number in range(permutations))
-    yield from ((_RESAMPLE, number) for number in range(bootstrap))
+def summary(scores: Sequence[Scores], permutations: int) -> Scores:
+    """From the scores of all `resamples`, in their order, to what `interpretability_scores` returns."""
+    permuted, resampled = scores[1 : 1 + permutations], scores[1 + permutations :]
+    found: Scores = {}
+    for name, score in scores[0].items():
+        found[name] = score
+        if permuted and name != "active_units":
+            found[f"{name}_floor"] = float(np.mean([scores[name] for scores in permuted]))
+        if resampled:
+            again = np.array([scores[name] for scores in resampled])
+            low, high = np.percentile(again - again.mean() + score, INTERVAL_PERCENT)
+            limit = np.inf if name == "active_units" else 1.0
+            found[f"{name}_lo"] = float(np.clip(low, 0.0, limit))
+            found[f"{name}_hi"] = float(np.clip(high, 0.0, limit))
+    return found
 
 
 def _scores(codes: Codes, factors: Factors | None, fit: Rows, test: Rows, seed: int) -> Scores:
@@ -92,18 +117,3 @@ def _scores(codes: Codes, factors: Factors | None, fit: Rows, test: Rows, seed: 
         "mig": mutual_information_gap(codes[rows], values[rows]),
         **active,
     }
-
-
-def _summary(value: Scores, permuted: list[Scores], resampled: list[Scores]) -> Scores:
-    summary: Scores = {}
-    for name, score in value.items():
-        summary[name] = score
-        if permuted and name != "active_units":
-            summary[f"{name}_floor"] = float(np.mean([scores[name] for scores in permuted]))
-        if resampled:
-            again = np.array([scores[name] for scores in resampled])
-            low, high = np.percentile(again - again.mean() + score, INTERVAL_PERCENT)
-            limit = np.inf if name == "active_units" else 1.0
-            summary[f"{name}_lo"] = float(np.clip(low, 0.0, limit))
-            summary[f"{name}_hi"] = float(np.clip(high, 0.0, limit))
-    return summary

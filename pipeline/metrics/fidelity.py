@@ -1,12 +1,15 @@
 """How close predicted scenes are to true ones: PSNR, SSIM, sharpness, depth errors, intersection over union.
 
-`Fidelity` adds up batches, so a split of any size is scored in the memory of one batch; sums are kept
-in float64, so the size of the batches does not matter. docs/metrics.md says the same for readers.
+`Fidelity` adds up batches, so a split of any size is scored in the memory of one batch, and by several
+processes; sums are kept in float64, so the size of the batches does not matter. docs/metrics.md says the
+same for readers.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -81,6 +84,24 @@ class Fidelity:
                     self._add_depth(_rows(prediction.depth_m, chosen), truth)
                 case "seg" if prediction.seg is not None:
                     self._add_seg(_rows(prediction.seg, chosen), truth)
+
+    def sums(self) -> dict[str, np.ndarray]:
+        """What was added up so far, for `add_sums` elsewhere."""
+        counted = {"images": self._images, "pixels": self._pixels, "confusion": self._confusion.numpy()}
+        return {name: np.array(value) for name, value in (self._sums | counted).items()}
+
+    def add_sums(self, sums: Mapping[str, np.ndarray]) -> None:
+        """Add what another has added up: the same, in the same order, as adding its batches here."""
+        for name, value in sums.items():
+            match name:
+                case "images":
+                    self._images += int(value)
+                case "pixels":
+                    self._pixels += int(value)
+                case "confusion":
+                    self._confusion += torch.from_numpy(value)
+                case _:
+                    self._sums[name] = self._sums.get(name, 0.0) + float(value)
 
     def metrics(self) -> dict[str, float]:
         """By name; a metric of which nothing was seen is left out."""

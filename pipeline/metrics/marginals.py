@@ -1,6 +1,7 @@
 """Whether scenes as a whole look like others: how often each class occurs, and how far things are."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float32, Float64, Integer
@@ -31,6 +32,15 @@ class Marginals:
         if labels is not None:
             known_labels = labels[labels != IGNORE_INDEX]
             self.labels += np.bincount(known_labels, minlength=len(self.labels))
+
+    def sums(self) -> dict[str, np.ndarray]:
+        """What was added up so far, for `add_sums` elsewhere."""
+        return {"labels": self.labels, "depth": self._depth}
+
+    def add_sums(self, sums: Mapping[str, np.ndarray]) -> None:
+        """Add what another has added up."""
+        self.labels += sums["labels"]
+        self._depth += sums["depth"]
 
     @property
     def depth_mean_m(self) -> float:

@@ -132,16 +132,35 @@ def fit_prior(
     return LatentPrior(fitted(shared), parts)
 
 
-def save_prior(path: Path, prior: LatentPrior) -> None:
-    """Write a prior as a safetensors file: equal priors give equal bytes."""
+def prior_tensors(prior: LatentPrior) -> dict[str, Tensor]:
+    """All that a prior is, by name, for `prior_of`."""
     parts = {"shared": prior.shared} | {f"private.{name}": part for name, part in prior.private.items()}
-    tensors = {
+    return {
         f"{name}.{own}": tensor.contiguous()
         for name, part in parts.items()
         for own, tensor in _tensors(part).items()
     }
+
+
+def prior_of(tensors: Mapping[str, Tensor]) -> LatentPrior:
+    """The prior that has these tensors; private latents are drawn in the order they come.
+
+    Raises:
+        KeyError: If one is missing.
+        RuntimeError: If one has another shape than it must.
+    """
+    parts: dict[str, LatentDensity] = {}
+    for name in dict.fromkeys(map(_part_of, tensors)):
+        own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if _part_of(key) == name}
+        parts[name] = _density(own)
+    shared = parts.pop("shared")
+    return LatentPrior(shared, {name.removeprefix("private."): part for name, part in parts.items()})
+
+
+def save_prior(path: Path, prior: LatentPrior) -> None:
+    """Write a prior as a safetensors file: equal priors give equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
+    save_file(prior_tensors(prior), path)
 
 
 def load_prior(path: Path) -> LatentPrior:
@@ -151,18 +170,12 @@ def load_prior(path: Path) -> LatentPrior:
         InputError: If the file is missing, damaged or holds something else.
     """
     try:
-        tensors = load_file(path)
-        parts: dict[str, LatentDensity] = {}
-        for name in sorted({_part_of(name) for name in tensors}):
-            own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if _part_of(key) == name}
-            parts[name] = _density(own)
-        shared = parts.pop("shared")
+        return prior_of(dict(sorted(load_file(path).items())))
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: no latent prior can be read from it ({reason}); run the stage again that wrote it"
         ) from None
-    return LatentPrior(shared, {name.removeprefix("private."): part for name, part in parts.items()})
 
 
 def widths(prior: LatentPrior) -> tuple[int, dict[str, int]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 
 from pipeline.config.schema import LatentPriorName
@@ -14,50 +15,70 @@ from pipeline.models.pretrained import Pretrained
 from pipeline.models.prior import LatentPrior, assumed_prior, fit_prior
 
 
-def fit_training_prior(
-    pretrained: Pretrained, batches: Iterable[Batch], kind: LatentPriorName, seed: int
-) -> LatentPrior:
-    """Encode training samples and fit a prior to their posteriors; on the CPU, wherever the model is.
+def needs_posteriors(pretrained: Pretrained, kind: LatentPriorName) -> bool:
+    """Whether the prior is fitted at all.
 
     A generator without encoders was trained on draws from N(0, I), so those are what it is given. With
     `training` nothing is fitted.
+    """
+    encodes = posterior_kind(pretrained.model_config, pretrained.objective) != "none"
+    return encodes and kind != "training"
+
+
+@torch.no_grad()
+def training_posteriors(pretrained: Pretrained, batch: Batch) -> dict[str, np.ndarray]:
+    """Posteriors of training samples given all that is present, as `fit_training_prior` takes them.
 
     Args:
         pretrained: The model.
-        batches: Training samples, where the model is; read only if the prior is fitted.
+        batch: Training samples, where the model is.
+
+    Returns:
+        `shared/mean`, `shared/logvar`, the same of each private latent, and `<modality>/present` for those.
+    """
+    model = pretrained.model
+    experts = model.encode(batch)
+    posterior = model.posterior(experts, experts.present)
+    arrays = {}
+    for name, gaussian in {"shared": posterior.shared, **posterior.private}.items():
+        arrays[f"{name}/mean"] = gaussian.mean.numpy(force=True)
+        arrays[f"{name}/logvar"] = gaussian.logvar.numpy(force=True)
+    for name in model.private:
+        arrays[f"{name}/present"] = experts.present[model.modalities.index(name)].numpy(force=True)
+    return arrays
+
+
+def fit_training_prior(
+    pretrained: Pretrained, posteriors: Iterable[Mapping[str, np.ndarray]], kind: LatentPriorName, seed: int
+) -> LatentPrior:
+    """Fit a prior to the posteriors of training samples; on the CPU, wherever the model is.
+
+    Args:
+        pretrained: The model.
+        posteriors: `training_posteriors` of some samples each; read only if the prior `needs_posteriors`.
         kind: Which density.
         seed: Decides where the fit of a mixture or a flow begins.
 
     Raises:
-        ValueError: If there is no batch to fit to.
+        ValueError: If there is nothing to fit to.
     """
     model = pretrained.model
-    if kind == "training" or posterior_kind(pretrained.model_config, pretrained.objective) == "none":
+    if not needs_posteriors(pretrained, kind):
         return assumed_prior(*model.code_prior, model.latent, model.private)
-    shared: list[Gaussian] = []
-    private: dict[str, list[Gaussian]] = {name: [] for name in model.private}
-    present: list[torch.Tensor] = []
-    with torch.no_grad():
-        for batch in batches:
-            experts = model.encode(batch)
-            posterior = model.posterior(experts, experts.present)
-            shared.append(posterior.shared)
-            present.append(experts.present.cpu())
-            for name, gaussian in posterior.private.items():
-                private[name].append(gaussian)
-    if not shared:
-        raise ValueError("there is no batch to fit a prior to")
-    has = torch.cat(present, dim=1)
+    parts = list(posteriors)
+    if not parts:
+        raise ValueError("there are no posteriors to fit a prior to")
+
+    def joined(name: str) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate([part[name] for part in parts]))
+
+    def gaussian(name: str) -> Gaussian:
+        return Gaussian(joined(f"{name}/mean"), joined(f"{name}/logvar"))
+
     return fit_prior(
         kind,
-        _joined(shared),
-        {name: _joined(parts) for name, parts in private.items()},
-        {name: has[model.modalities.index(name)] for name in model.private},
+        gaussian("shared"),
+        {name: gaussian(name) for name in model.private},
+        {name: joined(f"{name}/present") for name in model.private},
         seed,
-    )
-
-
-def _joined(parts: list[Gaussian]) -> Gaussian:
-    return Gaussian(
-        torch.cat([part.mean.cpu() for part in parts]), torch.cat([part.logvar.cpu() for part in parts])
     )

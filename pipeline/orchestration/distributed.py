@@ -103,3 +103,9 @@ def native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def own_device(world: World) -> torch.device:
+    """Where a process that needs no peers computes: a GPU of its own if there are any, else the CPU."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return torch.device("cuda", world.local_rank % count) if count else torch.device("cpu")

@@ -3,7 +3,7 @@
 Under a root:
 
     <name>/<stage>/            a finished stage (train works here too, since it is resumable)
-    <name>/.<stage>.partial/   a stage at work; emptied when it starts, but for shard, which goes on there
+    <name>/.<stage>.partial/   a stage at work, which goes on there if it was interrupted
     <name>/<stage>.<key8>/     a superseded result; only `clean` removes it
     datasets/<key16>/          what shard made, shared by all runs with the same data config
 """
@@ -28,10 +28,11 @@ METRICS = "metrics.json"
 TIMING = "timing.json"
 
 RESUMABLE: tuple[StageName, ...] = ("train",)
-"""Stages that work in their final directory and pick up what an interrupted attempt left."""
+"""Stages that work in their final directory and save on request. The others go on with the parts that an
+interrupted attempt with the same key made."""
 
-CONTINUED: tuple[StageName, ...] = (*RESUMABLE, "shard")
-"""Stages that go on where an interrupted attempt with the same key ended."""
+PARTS = ".parts"
+"""In a working directory: the parts of its work that are done (`pipeline.orchestration.shares`)."""
 
 MODEL_FILES = ("model.safetensors", "model.json")
 """What later stages read of `train/`; its history and checkpoints do not make them run again."""
@@ -161,7 +162,7 @@ def begin(place: Place, record: Record, *, anew: bool = False) -> Record:
     previous = _readable(place.working)
     same = previous is not None and previous.key == record.key
     if place.working != place.final:
-        if anew or not same or record.stage not in CONTINUED:
+        if anew or not same:
             shutil.rmtree(place.working, ignore_errors=True)
     elif place.working.exists() and (anew or not same):
         set_aside(place.working)
@@ -198,7 +199,7 @@ def commit(place: Place, record: Record, manifest: Manifest, root: Path) -> Reco
     write_json(directory / METRICS, dict(sorted(manifest.metrics.items())))
     write_json(directory / TIMING, dict(sorted(manifest.timing.items())))
     beside = (PICTURES,) if record.stage == "shard" else ()
-    files = file_sizes(directory, leave_out=(RECORD, TIMING, "checkpoints", *beside))
+    files = file_sizes(directory, leave_out=(RECORD, TIMING, "checkpoints", PARTS, *beside))
     complete = replace(
         record,
         state="complete",
@@ -217,6 +218,7 @@ def settle(place: Place) -> None:
     """Move a directory whose record says complete to its final name, setting aside what is there."""
     if place.working == place.final:
         return
+    shutil.rmtree(place.working / PARTS, ignore_errors=True)
     if place.final.exists():
         set_aside(place.final)
     place.working.rename(place.final)

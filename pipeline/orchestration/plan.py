@@ -14,7 +14,6 @@ from pipeline.config.section import Section
 from pipeline.config.sources import FolderSource
 from pipeline.errors import InputError
 from pipeline.orchestration.ledger import (
-    CONTINUED,
     RESUMABLE,
     Place,
     Record,
@@ -142,7 +141,6 @@ def _decide(
 
 
 def _compare(wanted: Record, place: Place) -> tuple[Verb, str, Record | None]:
-    again: Verb = "continue" if wanted.stage in CONTINUED else "run"
     done = read_record(place.final)
     if done and done.key == wanted.key and done.state == "complete":
         if problem := damage(place.final, done):
@@ -150,7 +148,7 @@ def _compare(wanted: Record, place: Place) -> tuple[Verb, str, Record | None]:
         return "skip", _why_skipped(place), done
     attempt = read_attempt(place)
     if attempt and attempt.key == wanted.key:
-        return again, _how_it_ended(attempt), None
+        return "continue", _how_it_ended(attempt), None
     previous = read_record(place.home)
     return "run", _changes(previous, wanted) if previous else "no result yet", None
 
@@ -168,9 +166,8 @@ def _why_skipped(place: Place) -> str:
 
 
 def _how_it_ended(attempt: Record) -> str:
-    starts = "" if attempt.stage in CONTINUED else "; starts anew"
     error = shorten(attempt.error.partition("\n")[0], SHOWN_ERROR, placeholder=" ...")
-    return f"failed: {error}" if error else f"interrupted{starts}"
+    return f"failed: {error}" if error else "interrupted"
 
 
 def _restrict(step: Step, truth: dict[StageName, Step], selection: Selection) -> Step:

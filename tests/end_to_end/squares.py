@@ -1,5 +1,6 @@
 """A small dataset of squares, with discs held out."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,9 +37,22 @@ def scene(number: int, disc: bool, modalities: Sequence[str] = EVERYTHING) -> Sa
     return Sample(f"s{number:03d}", **{name: parts[name] for name in modalities})  # type: ignore[arg-type]
 
 
-def context(directory: Path, inputs: dict[str, Path], seed: int = 0) -> Context:
+def context(directory: Path, inputs: dict[str, Path], seed: int = 0, world: World | None = None) -> Context:
     directory.mkdir(parents=True, exist_ok=True)
-    return Context("test", seed, directory, directory, inputs, World(), Progress("test", silent=True))
+    return Context(
+        "test", seed, directory, directory, inputs, world or World(), Progress("test", silent=True)
+    )
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Of every file that a stage leaves; the parts it was made of are removed when it is committed."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    names = {path.relative_to(directory): path for path in files}
+    return {
+        str(name): hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in names.items()
+        if not name.parts[0].startswith(".")
+    }
 
 
 def write_scenes(directory: Path, counts: dict[str, int]) -> Path:

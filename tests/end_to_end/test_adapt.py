@@ -1,11 +1,10 @@
 """Few-shot adaptation of a model of squares to discs, which it has never seen."""
 
-import hashlib
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from squares import COUNTS, DISC, context, write_scenes
+from squares import COUNTS, DISC, context, digests, write_scenes
 
 from pipeline.api import Triptych
 from pipeline.config.schema import Adapt
@@ -17,11 +16,6 @@ pytestmark = pytest.mark.slow
 
 CONFIG = Adapt(shots=(1, 4), draws=2, query=16, steps=100, batch=16, learning_rate=2e-2, replay=0.5)
 ONLY_FOUR = CONFIG.model_copy(update={"shots": (4,)})
-
-
-def digests(directory: Path) -> dict[str, str]:
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")

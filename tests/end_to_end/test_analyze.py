@@ -1,6 +1,5 @@
 """The analyze stage on a hand-made dataset and an untrained model."""
 
-import hashlib
 import json
 import re
 from dataclasses import replace
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from squares import CLASS_NAMES, SIDE, context, scene
+from squares import CLASS_NAMES, SIDE, context, digests, scene
 
 from pipeline.config.model import Model
 from pipeline.config.objective import Objective
@@ -86,7 +85,7 @@ def test_the_same_again_gives_the_same_bytes(finished, known, tmp_path):
     directory, manifest = finished
     again = analyze.run(SMALL, context(tmp_path, known))
     assert again.metrics == manifest.metrics
-    assert _digests(tmp_path) == _digests(directory)
+    assert digests(tmp_path) == digests(directory)
 
 
 def test_without_factors_only_active_units_are_scored(unknown, tmp_path):
@@ -134,11 +133,3 @@ def _prepare(root: Path, *, factors: bool) -> dict[str, Path]:
 def _size(path: Path) -> tuple[int, int]:
     with Image.open(path) as picture:
         return picture.size
-
-
-def _digests(directory: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }

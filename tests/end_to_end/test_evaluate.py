@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,14 +29,6 @@ from stages import evaluate
 SIZE = 32
 ALL = ("rgb", "depth", "seg")
 CLASSES = ("floor", "wall", "cube")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def sample(number: int, modalities: Sequence[str]) -> Sample:

@@ -8,14 +8,13 @@ from typing import Literal
 import numpy as np
 import pytest
 import webdataset
-from squares import CLASS_NAMES, SIDE, context
+from squares import CLASS_NAMES, SIDE, context, digests
 
 from pipeline.config.model import Model
 from pipeline.config.objective import Objective
 from pipeline.config.schema import Synthesize
 from pipeline.config.training import Train
 from pipeline.data.loader.dataset import ShardedDataset
-from pipeline.data.loader.verified import STAMPS
 from pipeline.data.shards.dataset import decode_sample, read_info
 from pipeline.orchestration.stage import Manifest
 from stages import synthesize, train
@@ -32,12 +31,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def manifest(trained: dict[str, Path], directory: Path) -> Manifest:
     return synthesize.run(CONFIG, context(directory, trained))
-
-
-def digests(directory: Path) -> dict[str, str]:
-    """Of every file but the note that readers leave of what they checked."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != STAMPS)
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_the_reader_finds_training_and_test_scenes_like_those_trained_on(

@@ -13,7 +13,7 @@ import pytest
 from pipeline import durable
 from pipeline.errors import InputError
 from pipeline.orchestration import ledger
-from pipeline.orchestration.ledger import commit, read_record
+from pipeline.orchestration.ledger import PARTS, begin, commit, read_record
 from pipeline.orchestration.stage import Manifest
 from tests.launch.conftest import CHECKOUT, Run
 
@@ -33,15 +33,35 @@ def test_stage_is_invisible_until_it_is_committed(run: Run) -> None:
     assert not (run.root / "tiny/.evaluate.partial").exists()
 
 
-def test_partial_directory_is_emptied_and_attempts_are_counted(run: Run) -> None:
+def test_parts_of_the_same_key_are_kept_and_attempts_are_counted(run: Run) -> None:
     run.finish("shard")
     run.finish("train")
     step, _ = run.begin("evaluate")
     assert step.place is not None
-    (step.place.working / "half.png").write_text("")
+    part = step.place.working / PARTS / "scoring" / "000000.part"
+    part.parent.mkdir(parents=True)
+    part.write_text("half way")
+    assert run.steps()["evaluate"].verb == "continue"
+    assert step.wanted is not None
+    assert begin(step.place, step.wanted).attempts == 2
+    assert part.read_text() == "half way"
+    run.overrides.append("evaluate.limit=3")
     _, record = run.begin("evaluate")
-    assert not (step.place.working / "half.png").exists()
-    assert record.attempts == 2
+    assert not part.exists()
+    assert record.attempts == 1
+
+
+def test_a_finished_stage_keeps_no_parts(run: Run) -> None:
+    run.finish("shard")
+    run.finish("train")
+    step, record = run.begin("evaluate")
+    assert step.place is not None
+    (step.place.working / PARTS).mkdir()
+    (step.place.working / PARTS / "000000.part").write_text("done")
+    done = commit(step.place, record, Manifest({}, (), {"result": "result.txt"}), run.root)
+    assert sorted(done.files) == ["metrics.json", "result.txt"]
+    assert not (step.place.final / PARTS).exists()
+    assert run.steps()["evaluate"].verb == "skip"
 
 
 def test_interrupted_training_keeps_its_files(run: Run) -> None:

@@ -82,7 +82,7 @@ def test_trained_model_that_was_lost_is_continued_from_its_checkpoints(run: Run)
     assert run.steps()["train"].verb == "continue"
 
 
-def test_interrupted_training_continues_and_other_stages_start_anew(run: Run) -> None:
+def test_an_interrupted_stage_continues(run: Run) -> None:
     run.finish("shard")
     run.begin("train")
     step = run.steps()["train"]
@@ -90,7 +90,7 @@ def test_interrupted_training_continues_and_other_stages_start_anew(run: Run) ->
     run.finish("train")
     run.begin("evaluate")
     step = run.steps()["evaluate"]
-    assert (step.verb, step.reason) == ("run", "interrupted; starts anew")
+    assert (step.verb, step.reason) == ("continue", "interrupted")
 
 
 def test_second_run_with_the_same_data_shares_the_dataset(run: Run) -> None:

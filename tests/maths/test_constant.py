@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipeline.data.batch import Batch, ModalityBatch
-from pipeline.metrics.constant import constant_scene
+from pipeline.metrics.constant import constant_scene, pixel_sums
 
 
 def batch(**modalities: ModalityBatch) -> Batch:
@@ -25,9 +25,11 @@ def test_the_constant_scene_is_mean_mean_and_majority_of_what_is_valid() -> None
         ),
         seg=ModalityBatch(seg, torch.ones(3, dtype=torch.bool), seg != 255),
     )
-    whole = constant_scene([first], 3)
-    halves = constant_scene([first.rows(0, 1), first.rows(1, 3)], 3)
-    for scene in (whole, halves):
+    whole = constant_scene([pixel_sums([first], 3)])
+    halves = [first.rows(0, 1), first.rows(1, 3)]
+    together = constant_scene([pixel_sums(halves, 3)])
+    apart = constant_scene([pixel_sums([half], 3) for half in halves])
+    for scene in (whole, together, apart):
         assert scene.rgb is not None
         assert scene.depth_m is not None
         assert scene.seg is not None
@@ -40,5 +42,5 @@ def test_the_constant_scene_is_mean_mean_and_majority_of_what_is_valid() -> None
 def test_a_modality_nobody_has_is_not_predicted() -> None:
     nothing = torch.zeros(2, dtype=torch.bool)
     depth = ModalityBatch(torch.zeros(2, 1, 2, 2), nothing, torch.zeros(2, 2, 2, dtype=torch.bool))
-    scene = constant_scene([batch(depth=depth)], 0)
+    scene = constant_scene([pixel_sums([batch(depth=depth)], 0)])
     assert (scene.rgb, scene.depth_m, scene.seg) == (None, None, None)

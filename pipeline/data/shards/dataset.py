@@ -21,7 +21,16 @@ from pipeline.data.shards.parts import PARTS, PartWriter
 from pipeline.data.shards.tally import Tally
 from pipeline.errors import InputError
 
-__all__ = ["INDEX", "INFO", "QUARANTINE", "dataset_digest", "decode_sample", "read_info", "write_dataset"]
+__all__ = [
+    "INDEX",
+    "INFO",
+    "QUARANTINE",
+    "dataset_digest",
+    "decode_sample",
+    "read_info",
+    "write_dataset",
+    "write_part",
+]
 
 
 def write_dataset(
@@ -77,6 +86,35 @@ def write_dataset(
             f"{error.filename or directory}: the dataset cannot be written: {error.strerror or error}; "
             "free some space or write elsewhere"
         ) from error
+
+
+def write_part(
+    directory: Path,
+    number: int,
+    samples: Iterable[tuple[SplitName, Sample]],
+    *,
+    image_size: int,
+    depth_scale_m: float,
+) -> None:
+    """Write one part of a dataset that several processes share; `merge` makes the dataset of all of them.
+
+    Args:
+        directory: Where the dataset is made.
+        number: Which part; samples are in the order of the parts.
+        samples: Each with its split.
+        image_size: Height and width of every sample.
+        depth_scale_m: Metres per unit of a depth PNG.
+
+    Raises:
+        ValueError: If a sample has another size or no modality.
+    """
+    suffixes = encodings_for("auto", image_size)
+    with PartWriter(directory, number, ()) as part:
+        for item in _encoded(samples, image_size, suffixes, depth_scale_m):
+            if isinstance(item, Refusal):
+                part.refuse(item)
+            else:
+                part.add(*item)
 
 
 def read_info(directory: Path) -> DatasetInfo:
