@@ -34,7 +34,7 @@ wait $!""",
     "launch": """
 env | grep -E '^(NNODES|NODE_RANK|RDZV_ENDPOINT|RDZV_ID|MAX_RESTARTS)=' | sort
 printf '<%s>' "$@"
-trap 'touch "$CALLS.saved"; exit 75' TERM
+trap 'sleep 1; touch "$CALLS.saved"; exit 75' TERM
 touch "$CALLS.started"
 [[ ${WAIT-} ]] && { for _ in $(seq 600); do sleep 0.05; done; }
 exit "${CODE:-0}" """,
