@@ -31,7 +31,8 @@ GROUPS = {
         "doctor": "what this machine offers",
     },
     "a run": {
-        "run": "bring every stage up to date",
+        "run": "bring every stage up to date (`local` is another word for it)",
+        "multinode": "the same on several machines; every one is given this command",
         "plan": "what would run, and why",
         "status": "how far it is, and what to type next",
         "clean": "remove superseded results",
@@ -51,6 +52,9 @@ GROUPS = {
 }
 
 CLUSTERS = ("slurm", "k8s")
+
+RUNS = ("demo", "run", "multinode")
+"""Commands that do every stage."""
 
 HELP = {name: text for group in GROUPS.values() for name, text in group.items()}
 
@@ -112,6 +116,8 @@ def _main(words: list[str]) -> int:
         return 0
     if words[0] == "test":
         os.execv(CHECKOUT / "launch.sh", ["launch.sh", *words])
+    if words[0] == "local":
+        words = ["run", *words[1:]]
     if words[0] not in HELP:
         raise InputError(
             f"{words[0]}: no such command{_hint(words[0], HELP)}; `{command_name()} --help` lists them"
@@ -177,10 +183,10 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 
 def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
-    if command in ("demo", "run", "plan", *CLUSTERS):
+    if command in (*RUNS, "plan", *CLUSTERS):
         parser.add_argument("--from", metavar="STAGE", dest="first", help="leave out the stages before")
         parser.add_argument("--until", metavar="STAGE", dest="last", help="leave out the stages after")
-    if command in ("demo", "run", "plan", *STAGE_HELP):
+    if command in (*RUNS, "plan", *STAGE_HELP):
         parser.add_argument(
             "--force",
             metavar="STAGE",
@@ -188,10 +194,10 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
             default=[],
             help="run it although it is done; may be repeated",
         )
-    if command in ("demo", "run", *STAGE_HELP):
+    if command in (*RUNS, *STAGE_HELP):
         _add_processes(parser)
         parser.add_argument("--wait", action="store_true", help="wait for another run of the same name")
-    if command in ("demo", "run", "shard", *CLUSTERS):
+    if command in (*RUNS, "shard", *CLUSTERS):
         parser.add_argument(
             "--strict",
             action="append_const",
@@ -199,7 +205,7 @@ def _add_flags(parser: argparse.ArgumentParser, command: str) -> None:
             dest="overrides",
             help="stop at the first sample that cannot be used, instead of leaving it out",
         )
-    if command in ("demo", "run", "clean", "compare", *STAGE_HELP, *CLUSTERS):
+    if command in (*RUNS, "clean", "compare", *STAGE_HELP, *CLUSTERS):
         parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     if command in ("status", "inspect", "compare"):
         parser.add_argument("--json", action="store_true", help="for programs")

@@ -6,7 +6,6 @@ Started by the supervisor as `python -m stages.worker --job FILE`. Exit codes: 0
 
 import argparse
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -17,10 +16,12 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.config import Config
-from pipeline.errors import Interrupted, as_input_error
+from pipeline.errors import Failed, InputError, Interrupted, Overtaken, PeerFailed, as_input_error
 from pipeline.orchestration.job import Job, read_job
 from pipeline.orchestration.ledger import RESUMABLE, commit, fail, read_record, write_record
-from pipeline.orchestration.processes import PARENT, die_with_parent
+from pipeline.orchestration.nodes import Meeting
+from pipeline.orchestration.nodes_agent import STOP_FILE, UNDER_AGENT, run_processes
+from pipeline.orchestration.processes import STOP_SIGNALS, STOPPED, die_with_parent
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, Manifest, World
 
@@ -71,14 +72,50 @@ def main(run: StageRun = run_stage, module: str = "stages.worker") -> int:
     die_with_parent()
     parser = argparse.ArgumentParser(prog=module, description=__doc__)
     parser.add_argument("--job", type=Path, required=True)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=0, help="start so many, instead of working oneself")
     parser.add_argument("--max-restarts", type=int, default=0)
+    parser.add_argument("--nodes", type=int, default=1, help="machines; the rest is of use with several")
+    parser.add_argument("--meeting", default="", help="rendezvous id")
+    parser.add_argument("--endpoint", default="", help="HOST:PORT of the lead")
+    parser.add_argument("--address", default="", help="of this machine")
+    parser.add_argument("--join-timeout", type=int, default=0)
+    parser.add_argument("--lead", action="store_true")
     arguments = parser.parse_args()
-    if arguments.processes > 1:
-        return _start_processes(
-            arguments.processes, arguments.max_restarts, [module, "--job", str(arguments.job)]
-        )
-    return _work(read_job(arguments.job), run)
+    job = read_job(arguments.job)
+    if arguments.processes == 0:
+        return _work(job, run)
+    meeting = Meeting(
+        arguments.nodes,
+        arguments.meeting,
+        arguments.endpoint,
+        arguments.lead,
+        arguments.address,
+        arguments.join_timeout,
+    )
+    command = [module, "--job", str(arguments.job)]
+    code = run_processes(
+        command,
+        arguments.processes,
+        arguments.max_restarts,
+        meeting if arguments.nodes > 1 else None,
+        resumable=job.record.stage in RESUMABLE,
+    )
+    return _judge(code, job)
+
+
+def _judge(code: int, job: Job) -> int:
+    """What the ledger says of a stage whose processes ended: they end with 0 also when they were stopped."""
+    return 0 if _is_complete(job) else code or STOPPED
+
+
+def _is_complete(job: Job) -> bool:
+    """Whether the stage is done: its directory was moved in place, or says so itself."""
+    for directory in (job.place.working, job.place.final):
+        with contextlib.suppress(InputError):
+            record = read_record(directory)
+            if record is not None:
+                return record.state == "complete" and record.key == job.record.key
+    return False
 
 
 def _work(job: Job, run: StageRun) -> int:
@@ -95,7 +132,7 @@ def _work(job: Job, run: StageRun) -> int:
         inputs=job.inputs,
         world=world,
         progress=progress,
-        stop_requested=stop.is_set,
+        stop_requested=stop,
         peer_failure=lambda: _failure(job),
     )
     try:
@@ -106,7 +143,13 @@ def _work(job: Job, run: StageRun) -> int:
         if world.is_main:
             commit(job.place, job.record, manifest, job.root)
     except Interrupted:
-        return 75
+        # For torchrun's agent another code than 0 would be a failure, after which it starts all again.
+        return 0 if UNDER_AGENT in os.environ else STOPPED
+    except Overtaken:
+        return 0
+    except PeerFailed as failed:
+        print(f"triptych: {stage}: another process of this stage failed: {failed}", file=sys.stderr)
+        return 1
     except Exception as error:  # noqa: BLE001 (the border of the process: everything becomes an exit code)
         return _report(error, job)
     return 0
@@ -126,22 +169,31 @@ def _report(error: Exception, job: Job) -> int:
     if refused:
         print(f"triptych: {job.record.stage}: {refused}", file=sys.stderr)
         return 2
+    if isinstance(error, Failed):
+        print(f"triptych: {job.record.stage}: {error}", file=sys.stderr)
+        return 1
     traceback.print_exception(error)
     return 1
 
 
-def _stop_on_request(progress: Progress, *, resumable: bool) -> threading.Event:
-    """Let SIGTERM ask a resumable stage to save and stop, and end any other at once."""
+def _stop_on_request(progress: Progress, *, resumable: bool) -> Callable[[], bool]:
+    """Let a signal ask a resumable stage to save and stop, and end any other at once.
+
+    Returns:
+        Whether it was asked: by a signal, or by the agent that started it.
+    """
     requested = threading.Event()
+    file = os.environ.get(STOP_FILE)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if not resumable:
             progress.finish()
-            os._exit(75)  # nothing to save, and no pool of processes to wait for
+            os._exit(STOPPED)  # nothing to save, and no pool of processes to wait for
         requested.set()
 
-    signal.signal(signal.SIGTERM, handle)
-    return requested
+    for number in STOP_SIGNALS:
+        signal.signal(number, handle)
+    return lambda: requested.is_set() or (file is not None and os.path.exists(file))  # noqa: PTH110 (each step)
 
 
 def _world() -> World:
@@ -159,35 +211,6 @@ def _make_deterministic() -> None:
     if torch.cuda.is_available():
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def _start_processes(processes: int, max_restarts: int, command: list[str]) -> int:
-    """Start the stage in several processes with torchrun's agent and wait for them."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    logging.getLogger("torch.distributed.elastic").setLevel(
-        logging.CRITICAL
-    )  # the workers speak for themselves
-    os.environ[PARENT] = str(os.getpid())
-    launch = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=f"triptych-{os.getpid()}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=max_restarts,
-    )
-    try:
-        elastic_launch(launch, sys.executable)("-u", "-m", *command)
-    except ChildFailedError as error:
-        _, first = error.get_first_failure()
-        return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
-    except SignalException:
-        return 75
-    return 0
 
 
 if __name__ == "__main__":

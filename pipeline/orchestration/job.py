@@ -1,6 +1,6 @@
 """What the supervisor asks a worker to do: a file, so that every process of a stage reads the same."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +42,14 @@ def write_job(path: Path, job: Job) -> None:
 def read_job(path: Path) -> Job:
     """Read a job file back."""
     return _JOB.validate_json(path.read_bytes())
+
+
+def relocated(job: Job, root: Path) -> Job:
+    """The same job on a machine that sees the same disk under another path."""
+
+    def here(path: Path) -> Path:
+        return root / path.relative_to(job.root)
+
+    place = Place(here(job.place.home), here(job.place.final), here(job.place.working))
+    inputs = {name: here(path) for name, path in job.inputs.items()}
+    return replace(job, root=root, place=place, inputs=inputs, progress_file=here(job.progress_file))

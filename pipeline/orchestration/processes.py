@@ -6,8 +6,20 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Literal
+
+from pipeline.orchestration.nodes import Meeting, interface_of
+
+STOPPED = 75
+"""Exit code of what was asked to stop, and saved."""
+
+LOOK_S = 0.5
+"""Between two looks at what else may end a worker."""
+
+Verdict = Literal["stop", "kill"]
 
 PARENT = "TRIPTYCH_PARENT"
 """Environment variable: the process that a worker must not outlive."""
@@ -15,6 +27,10 @@ PARENT = "TRIPTYCH_PARENT"
 PR_SET_PDEATHSIG = 1
 
 Signal = signal.Signals
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""What people, schedulers and clouds send when they want a run to end: a terminal that closes sends
+SIGHUP, SLURM can be told to send SIGUSR1 some minutes early."""
 
 
 def die_with_parent() -> None:
@@ -38,9 +54,18 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worker_environment(threads: int) -> dict[str, str]:
-    """What a worker's libraries must know before they are loaded."""
+def worker_environment(threads: int, address: str = "") -> dict[str, str]:
+    """What a worker's libraries must know before they are loaded.
+
+    Args:
+        threads: Of each process.
+        address: Where other machines reach this one; empty on a machine alone.
+    """
+    interface = interface_of(address) if address else None
     return {
+        # gloo and NCCL would ask which interface has the host's name, which many a machine
+        # answers with the one that nobody else can reach. What a person has set comes first.
+        **({"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}),
         **os.environ,
         PARENT: str(os.getpid()),
         "OMP_NUM_THREADS": str(threads),
@@ -50,18 +75,20 @@ def worker_environment(threads: int) -> dict[str, str]:
         "PYTHONSAFEPATH": "1",
         # Without it the ranks cannot meet again after one of them was killed and restarted.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        # Processes that look for each other warn in C++ of every attempt that comes too early.
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
         # cuBLAS is deterministic only with a workspace of fixed size.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
 
 
 class Interruption:
-    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a request to stop, the second into a kill.
+    """Turns the first Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 into a request to stop, the second into a kill.
 
     Used as a context manager around everything that should stop in order.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    SIGNALS = STOP_SIGNALS
 
     def __init__(self) -> None:
         self.requested = False
@@ -76,8 +103,18 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def run(self, command: list[str], environment: dict[str, str]) -> int:
+    def run(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        watch: Callable[[], Verdict | None] | None = None,
+    ) -> int:
         """Start a worker in a session of its own and wait for it.
+
+        Args:
+            command: What to start.
+            environment: All of its environment variables.
+            watch: Asked every half second whether the worker has to stop for another reason.
 
         Returns:
             Its exit code; minus the signal's number where a signal ended it.
@@ -86,10 +123,24 @@ class Interruption:
         try:
             if self.requested:  # between the check by the caller and the start
                 self._worker.terminate()
-            return self._worker.wait()
+            if watch is None:
+                return self._worker.wait()
+            return self._watched(self._worker, watch)
         finally:
             _kill_session(self._worker)
             self._worker = None
+
+    def _watched(self, worker: subprocess.Popen[bytes], watch: Callable[[], Verdict | None]) -> int:
+        while True:
+            try:
+                return worker.wait(LOOK_S)
+            except subprocess.TimeoutExpired:
+                verdict = watch()
+            if verdict == "kill":
+                _kill_session(worker)
+            elif verdict == "stop" and not self.requested:
+                self.requested = True
+                worker.terminate()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self._worker is not None and not self.requested:
@@ -103,12 +154,31 @@ class Interruption:
         self.requested = True
 
 
-def worker_command(module: str, job: Path, processes: int, max_restarts: int) -> list[str]:
-    """The command line of a worker module; with several processes it starts them itself."""
+def worker_command(
+    module: str, job: Path, processes: int, max_restarts: int, meeting: Meeting | None = None
+) -> list[str]:
+    """The command line of a worker module; with several processes it starts them itself.
+
+    Args:
+        module: What is started.
+        job: The job file.
+        processes: On this machine.
+        max_restarts: How often they are started again after one of them died.
+        meeting: Where they meet those of other machines, if there are any.
+    """
     command = [sys.executable, "-u", "-m", module, "--job", str(job)]
-    if processes > 1:
+    if processes > 1 or meeting:
         command += ["--processes", str(processes), "--max-restarts", str(max_restarts)]
+    if meeting:
+        command += ["--nodes", str(meeting.nodes), "--meeting", meeting.id, "--endpoint", meeting.endpoint]
+        command += ["--address", meeting.address, "--join-timeout", str(meeting.timeout_s)]
+        command += ["--lead"] if meeting.is_lead else []
     return command
+
+
+def say(line: str) -> None:
+    """Tell the person at the terminal."""
+    print(f"triptych: {line}", file=sys.stderr, flush=True)
 
 
 def _kill_session(worker: subprocess.Popen[bytes]) -> None:

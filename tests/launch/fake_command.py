@@ -3,8 +3,8 @@
 import sys
 
 from stages import __main__ as command
-from stages import commands
+from stages import machines
 
 if __name__ == "__main__":
-    commands.WORKER = "tests.launch.fake_worker"
+    machines.WORKER = "tests.launch.fake_worker"
     sys.exit(command.main())

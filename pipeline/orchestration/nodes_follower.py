@@ -1,0 +1,289 @@
+"""A machine that follows: joins the stages that the lead calls it to, and ends with the run."""
+
+import os
+import re
+import socket
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.errors import InputError, Interrupted, command_name
+from pipeline.orchestration.job import read_job, relocated, write_job
+from pipeline.orchestration.nodes import Meeting, Nodes, address_towards
+from pipeline.orchestration.nodes_board import (
+    BEAT_S,
+    LOST_AFTER_S,
+    Board,
+    Call,
+    LeadNotice,
+    NodeNotice,
+    Pulse,
+)
+from pipeline.orchestration.nodes_greeting import Greeting, greet
+from pipeline.orchestration.nodes_lead import digest_of
+from pipeline.orchestration.processes import (
+    STOPPED,
+    Interruption,
+    Verdict,
+    say,
+    worker_command,
+    worker_environment,
+)
+
+POLL_S = 0.5
+LEAD_LOST_AFTER_S = 30.0
+"""Longer than the lead has patience with others, and shorter than a dead lead's lock lasts."""
+
+SEEN_AFTER_S = 20.0
+"""How late a network file system may show what the lead wrote."""
+
+LAST_WORDS_S = 15.0
+"""How long processes go on after the lead's have ended."""
+
+JOB = ".job.json"
+
+
+class RunFailed(Exception):  # noqa: N818 (said as a fact)
+    """The run that this machine followed failed, or nobody leads it any more."""
+
+
+def follow(config: Config, root: Path, nodes: Nodes, worker: str, processes: int) -> None:
+    """Take part in a run until its lead says that it ended.
+
+    Args:
+        config: The run's.
+        root: The directory of all runs; the lead's own, on a file system that both share.
+        nodes: The machines.
+        worker: Module that does one job in a process.
+        processes: To start here for a stage.
+
+    Raises:
+        InputError: If no lead can be found, or it cannot use this machine.
+        Interrupted: If this machine or another was asked to stop.
+        RunFailed: If the run failed or its lead was lost.
+    """
+    with Interruption() as interruption:
+        follower = _Follower(config, root, nodes, worker, processes, interruption)
+        try:
+            follower.find_lead()
+            follower.work()
+        finally:
+            follower.leave()
+
+
+class _Follower:
+    def __init__(
+        self,
+        config: Config,
+        root: Path,
+        nodes: Nodes,
+        worker: str,
+        processes: int,
+        interruption: Interruption,
+    ) -> None:
+        self._root, self._directory, self._run = root, root / config.name, config.name
+        self._nodes, self._worker, self._interruption = nodes, worker, interruption
+        self._board, self._pulse = Board(self._directory), Pulse()
+        self._mine = _introduction(nodes, processes, digest_of(config))
+        self._lead: LeadNotice | None = None
+        self._beaten_s = 0.0
+        self._last_call: tuple[str, str] = ("", "")
+        self._dismissed_s: float | None = None
+
+    def find_lead(self) -> None:
+        """Wait for a lead that lives.
+
+        Raises:
+            InputError: If there is none in time, it is not on the same disk, or leads another run.
+            Interrupted: If asked to stop meanwhile.
+        """
+        started_s, answered_s = time.monotonic(), float("inf")
+        while self._lead is None:
+            if self._interruption.requested:
+                raise Interrupted
+            greeting = greet(self._nodes.host, self._nodes.port)
+            answered_s = min(answered_s, time.monotonic()) if greeting else float("inf")
+            self._adopt(self._board.lead(), self._checked(greeting))
+            if self._lead is None:
+                self._give_up(time.monotonic() - started_s, time.monotonic() - answered_s)
+                time.sleep(POLL_S)
+        say(f"{self._mine.name} follows {self._lead.host} ({self._nodes.endpoint})")
+
+    def work(self) -> None:
+        """Join what the lead calls to, until the run has ended.
+
+        Raises:
+            InputError: If the lead cannot use this machine.
+            Interrupted: If the run was stopped.
+            RunFailed: If it failed, or the lead was lost.
+        """
+        while True:
+            lead = self._look()
+            if reason := lead.refused.get(self._mine.id):
+                raise InputError(reason)
+            if lead.state == "ended":
+                self._end(lead)
+                return
+            call = lead.call
+            if call and lead.state == "works" and self._mine.id in call.members:
+                if (lead.id, call.meeting) != self._last_call and not self._interruption.requested:
+                    self._join(lead, call)
+            time.sleep(POLL_S)
+
+    def leave(self) -> None:
+        """Take the notice away."""
+        held = self._board.node(self._mine.slot)
+        if held and held.id == self._mine.id:
+            self._board.remove_node(self._mine.slot)
+
+    def _join(self, lead: LeadNotice, call: Call) -> None:
+        """Start this machine's processes of a stage, and wait for them."""
+        self._last_call, self._dismissed_s = (lead.id, call.meeting), None
+        own = self._directory / f".job.{self._mine.slot}.json"
+        try:
+            write_job(own, relocated(read_job(self._directory / JOB), self._root))
+        except OSError:
+            return  # over before it began here
+        say(
+            f"{call.stage}: joining with {call.processes} {'process' if call.processes == 1 else 'processes'}"
+        )
+        self._say(busy=call.meeting)
+        nodes, address = self._nodes, self._mine.address
+        meeting = Meeting(
+            nodes.count, call.meeting, nodes.endpoint, False, address, int(nodes.return_timeout_s)
+        )
+        command = worker_command(self._worker, own, call.processes, call.max_restarts, meeting)
+        code = self._interruption.run(command, worker_environment(call.threads, address), self._watch)
+        own.unlink(missing_ok=True)
+        self._say(busy="", ended=call.meeting, exit_code=code)
+
+    def _watch(self) -> Verdict | None:
+        """What the lead's notice means for the processes here."""
+        lead = self._look(patient=False)
+        if lead.id != self._last_call[0] or self._pulse.age_s(lead.id) > LEAD_LOST_AFTER_S:
+            return "kill"
+        if lead.call is None or lead.call.meeting != self._last_call[1]:
+            self._dismissed_s = self._dismissed_s or time.monotonic()
+            if time.monotonic() - self._dismissed_s > LAST_WORDS_S:
+                return "kill"
+        return "stop" if lead.state == "stops" else None
+
+    def _look(self, *, patient: bool = True) -> LeadNotice:
+        """Show that we live, and see what the lead says.
+
+        Raises:
+            RunFailed: If it was lost; unless not `patient`, since processes are to be ended first.
+        """
+        if time.monotonic() - self._beaten_s >= BEAT_S:
+            self._say()
+        assert self._lead is not None
+        said = self._board.lead()
+        if said:
+            self._pulse.feel(said.id, said.beat)
+            if said.id == self._lead.id:
+                self._lead = said
+            elif self._pulse.age_s(said.id) < LOST_AFTER_S:
+                self._adopt(said, said.id)
+        if patient and self._lead.state != "ended" and self._pulse.age_s(self._lead.id) > LEAD_LOST_AFTER_S:
+            again = f"NNODES=1 {command_name()} run CONFIG --wait"
+            raise RunFailed(
+                f"no sign of life from the lead ({self._lead.host}) for {LEAD_LOST_AFTER_S:.0f} s; what is "
+                f"saved in {self._directory} is intact. Start the same command again on every machine, or go "
+                f"on here alone with `{again}`"
+            )
+        return self._lead
+
+    def _checked(self, greeting: Greeting | None) -> str:
+        """Id of the lead that answers; empty if none does.
+
+        Raises:
+            InputError: If it leads another run.
+        """
+        if greeting and greeting.run != self._run:
+            raise InputError(
+                f"{self._nodes.endpoint} leads the run {greeting.run}, not {self._run}; start the same "
+                "command with the same config on every machine"
+            )
+        return greeting.lead if greeting else ""
+
+    def _give_up(self, waited_s: float, answers_s: float) -> None:
+        """Look for a lead no longer than makes sense.
+
+        Raises:
+            InputError: If it is pointless to go on.
+        """
+        if answers_s > SEEN_AFTER_S:
+            raise InputError(
+                f"{self._directory}: what the lead ({self._nodes.host}) writes there does not show here; "
+                "--root must name a directory on a file system that all machines share"
+            )
+        if waited_s > self._nodes.start_timeout_s:
+            raise InputError(
+                f"no lead for {waited_s:.0f} s: {self._nodes.endpoint} does not answer, nor does one write "
+                f"in {self._directory}; start the same command there, and see that the address is right, the "
+                "port open, and --root shared by all machines"
+            )
+
+    def _adopt(self, said: LeadNotice | None, greeted: str) -> None:
+        """Follow a lead that lives: its beat changed, or it answered us itself.
+
+        Raises:
+            InputError: If another machine has our number.
+        """
+        if said is None:
+            return
+        self._pulse.feel(said.id, said.beat)
+        if said.id != greeted and (said.state == "ended" or self._pulse.age_s(said.id) > LOST_AFTER_S):
+            return
+        if other := self._other_of_our_number():
+            raise InputError(
+                f"NODE_RANK={self._nodes.rank}: {other} has that number already; give each its own"
+            )
+        self._lead = said
+        self._pulse.met(said.id, said.beat)
+        self._say(lead=said.id, busy="", ended="", exit_code=0)
+
+    def _other_of_our_number(self) -> str:
+        """Who else writes our notice; a dead one does not."""
+        before = self._board.node(self._mine.slot)
+        if before is None or before.id == self._mine.id:
+            return ""
+        time.sleep(2.5 * BEAT_S)
+        after = self._board.node(self._mine.slot)
+        return after.name if after and after.id == before.id and after.beat != before.beat else ""
+
+    def _say(self, **values: Any) -> None:
+        stops = self._interruption.requested
+        self._mine = replace(self._mine, beat=self._mine.beat + 1, stops=stops, **values)
+        self._board.post_node(self._mine)
+        self._beaten_s = time.monotonic()
+
+    def _end(self, lead: LeadNotice) -> None:
+        if lead.exit_code == STOPPED:
+            raise Interrupted
+        if lead.exit_code != 0:
+            raise RunFailed(f"the run failed; what the lead ({lead.host}) says tells why")
+        say("the run is done")
+
+
+def _introduction(nodes: Nodes, processes: int, digest: str) -> NodeNotice:
+    """Who this machine is.
+
+    Raises:
+        InputError: If the lead's address is not known here.
+    """
+    host = socket.gethostname()
+    try:
+        address = address_towards(nodes.host, nodes.port)
+    except OSError as error:
+        raise InputError(
+            f"RDZV_ENDPOINT={nodes.endpoint}: {nodes.host} cannot be reached from here "
+            f"({error.strerror or error}); give the lead's address as this machine sees it"
+        ) from None
+    plain = re.sub(r"[^\w-]", "-", host)
+    slot = f"host.{plain}.{os.getpid()}" if nodes.rank is None else f"node-{nodes.rank}"
+    name = f"{host} ({address})" if nodes.rank is None else f"node {nodes.rank} ({host}, {address})"
+    return NodeNotice(uuid.uuid4().hex, slot, name, address, processes, digest)
