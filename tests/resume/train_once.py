@@ -1,8 +1,9 @@
 """Run the train stage once, as a worker would, and die where the test says.
 
-    python train_once.py DATASET DIRECTORY [--die saved:N | saving:N] [--double]
+    python train_once.py DATASET DIRECTORY [--die saved:N | saving:N | writing:N] [--double]
 
-`saved:N` kills at the end of the N-th checkpoint, `saving:N` in the middle of writing it.
+`saved:N` kills at the end of the N-th checkpoint, `saving:N` before the N-th temporary directory gets its
+name, `writing:N` with half of the N-th file written. All of it happens in the thread that saves.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -76,14 +78,19 @@ def train(
 
 def die_at(what: str, count: int) -> None:
     """Replace a step of saving by the same step and a kill, the `count`-th time."""
-    name = {"saved": "_prune", "saving": "sync_directory"}[what]
+    name = {"saved": "_prune", "saving": "sync_directory", "writing": "_write"}[what]
     original, calls = getattr(checkpoint_files, name), iter(range(1, 10**6))
 
-    def step(*arguments: object) -> None:
+    def step(*arguments: Any) -> None:
         if what == "saving" and ".saving-" not in str(arguments[0]):
             return original(*arguments)
-        original(*arguments)
-        if next(calls) == count:
+        last = next(calls) == count
+        if last and what == "writing":
+            path, content = arguments
+            original(path, content[: len(content) // 2])
+        else:
+            original(*arguments)
+        if last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(checkpoint_files, name, step)
