@@ -1,0 +1,77 @@
+"""The history of losses does not depend on how many processes train, nor on micro-batches."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DRIVER = Path(__file__).with_name("world_sizes.py")
+
+SYSTEMS = ("vae", "betatc", "wae", "aae", "avb", "vaegan")
+DIVISIBLE = ("vae", "aae", "avb", "vaegan")
+"""Systems whose loss is a sum over rows, so that they may be trained in micro-batches."""
+
+UPDATES = 6
+TOLERANCE = {"float64": 1e-9, "float32": 2e-5}
+"""Of losses, relative. docs/scaling.md has what was measured, and over longer histories."""
+
+
+@pytest.fixture(scope="module")
+def histories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every system in four, two and one processes, in both precisions, with and without micro-batches."""
+    directory = tmp_path_factory.mktemp("histories")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, str(DRIVER), str(directory), str(UPDATES), *SYSTEMS]
+    processes = [
+        subprocess.Popen(
+            command,
+            env=os.environ | {"RANK": str(rank), "STORE_PORT": port, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(4)
+    ]
+    for process in processes:
+        _, said = process.communicate(timeout=500)
+        assert process.returncode == 0, said.decode()
+    return directory
+
+
+def losses(directory: Path, system: str, dtype: str, size: int, accumulation: int = 1) -> list[float]:
+    reports = json.loads((directory / f"{system}-{dtype}-{size}-{accumulation}.json").read_text())
+    return [report["loss"] for report in reports]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_loss_does_not_depend_on_the_number_of_processes(
+    system: str, dtype: str, histories: Path
+) -> None:
+    alone = losses(histories, system, dtype, 1)
+    assert len(alone) == UPDATES
+    assert len(set(alone)) == UPDATES, "it learns"
+    for size in (2, 4):
+        assert losses(histories, system, dtype, size) == pytest.approx(alone, rel=TOLERANCE[dtype])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("system", DIVISIBLE)
+def test_micro_batches_in_one_and_in_two_processes_leave_the_loss_as_it_is(
+    system: str, dtype: str, histories: Path
+) -> None:
+    alone = losses(histories, system, dtype, 1)
+    for size in (1, 2):
+        assert losses(histories, system, dtype, size, 2) == pytest.approx(alone, rel=TOLERANCE[dtype])
+
+
+@pytest.mark.slow
+def test_systems_whose_rows_belong_together_are_not_trained_in_micro_batches(histories: Path) -> None:
+    divided = {path.name.split("-")[0] for path in histories.glob("*-2.json")}
+    assert divided == set(DIVISIBLE)
