@@ -104,12 +104,13 @@ def _train(
     )
     if world.is_main:
         history.truncate(lines, state.samples_seen)
+    recorder = history.Recorder(lines)
     chunks = _chunks(dataset, rules, processes.device)
     own = chunks[world.rank :: world.size]
 
     def log(samples_seen: int, values: dict[str, float]) -> None:
         if world.is_main:
-            history.append_line(lines, samples_seen, values)
+            recorder.append(samples_seen, values)
 
     context.progress.start("training", train.samples, "samples", done=min(state.samples_seen, train.samples))
     batches = training_batches(
@@ -134,7 +135,11 @@ def _train(
         {name: processes.wrap(player) for name, player in state.discriminators.items()},
         perceptual=_perceptual(config.objective, processes),
     )
-    with closing(batches), closing(_saving(context, processes, train)) as saving, explained(state, train):
+    with (
+        closing(batches),
+        closing(_saving(context, processes, train, recorder)) as saving,
+        explained(state, train),
+    ):
         optimise(
             state,
             update,
@@ -155,7 +160,7 @@ def _train(
     context.progress.finish()
 
 
-def _saving(context: Context, processes: Processes, train: Train) -> Saving:
+def _saving(context: Context, processes: Processes, train: Train, recorder: history.Recorder) -> Saving:
     """The thread that writes checkpoints, in the main process alone."""
     if not processes.world.is_main:
         return Saving(None, processes.peers(), processes.device)
@@ -163,7 +168,7 @@ def _saving(context: Context, processes: Processes, train: Train) -> Saving:
         context.directory / CHECKPOINTS,
         Keep(train.keep_checkpoints, train.milestone_samples),
         minutes=train.checkpoint_minutes,
-        before_write=lambda: history.sync(context.directory / HISTORY),
+        before_write=recorder.sync,
         say=context.progress.say,
     )
     return Saving(saver, processes.peers(), processes.device)

@@ -3,8 +3,10 @@
 It holds no timings, so that an interrupted training writes the same bytes as an uninterrupted one.
 """
 
+import contextlib
 import json
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,10 +31,50 @@ class Interval:
         return {name: float(f"{total / self.steps:.8g}") for name, total in self.sums.items()}
 
 
-def append_line(path: Path, samples_seen: int, values: dict[str, float]) -> None:
-    """Add a line; a reader that follows the file sees it at once."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"samples_seen": samples_seen, **values}) + "\n")
+class Recorder:
+    """Adds lines; what a full disk refuses waits and is written with what follows.
+
+    The loop appends while the thread that saves syncs.
+
+    Args:
+        path: The history, cut back to where training stands.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._size = path.stat().st_size if path.exists() else 0
+        self._waiting = b""
+        self._lock = threading.Lock()
+
+    def append(self, samples_seen: int, values: dict[str, float]) -> None:
+        """Add a line; a reader that follows the file sees it at once."""
+        with self._lock:
+            self._waiting += json.dumps({"samples_seen": samples_seen, **values}).encode() + b"\n"
+            with contextlib.suppress(OSError):  # the next checkpoint cannot be written either, and says so
+                self._write()
+
+    def sync(self) -> None:
+        """Put the lines on the disk before the checkpoint that counts on them.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        with self._lock:
+            self._write()
+        with self._path.open("ab") as file:
+            os.fsync(file.fileno())
+
+    def _write(self) -> None:
+        append_at(self._path, self._size, self._waiting)
+        self._size += len(self._waiting)
+        self._waiting = b""
+
+
+def append_at(path: Path, size: int, content: bytes) -> None:
+    """Add to a file whose first `size` bytes are right; what lies after them was cut short."""
+    with path.open("ab") as file:
+        file.truncate(size)
+        file.write(content)
 
 
 def read_lines(path: Path) -> list[dict[str, float | int]]:
@@ -52,9 +94,3 @@ def truncate(path: Path, samples_seen: int) -> None:
     """Forget what was logged after a checkpoint, because it will be logged again."""
     kept = [line for line in read_lines(path) if line["samples_seen"] <= samples_seen]
     write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-def sync(path: Path) -> None:
-    """Put the lines on the disk before the checkpoint that counts on them."""
-    with path.open("ab") as file:
-        os.fsync(file.fileno())

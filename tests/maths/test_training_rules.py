@@ -1,4 +1,5 @@
 import copy
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -205,8 +206,9 @@ def test_a_stop_saves_first() -> None:
 
 def test_history_forgets_what_came_after_a_checkpoint_and_a_line_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
+    recorder = history.Recorder(path)
     for seen in (10, 20, 30):
-        history.append_line(path, seen, {"loss": seen / 3})
+        recorder.append(seen, {"loss": seen / 3})
     whole = path.read_bytes()
     with path.open("a") as file:
         file.write('{"samples_seen": 40, "lo')
@@ -215,3 +217,25 @@ def test_history_forgets_what_came_after_a_checkpoint_and_a_line_cut_short(tmp_p
     assert path.read_bytes() == whole
     history.truncate(path, 20)
     assert [json.loads(line)["samples_seen"] for line in path.read_text().splitlines()] == [10, 20]
+
+
+def test_lines_that_a_full_disk_refused_are_written_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, append_at = tmp_path / "history.jsonl", history.append_at
+    recorder = history.Recorder(path)
+
+    def full(path: Path, size: int, content: bytes) -> None:
+        append_at(path, size, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    recorder.append(10, {"loss": 1.0})
+    with monkeypatch.context() as broken:
+        broken.setattr(history, "append_at", full)
+        for seen in (20, 30):
+            recorder.append(seen, {"loss": 1.0})
+            assert [line["samples_seen"] for line in history.read_lines(path)][:1] == [10]
+        with pytest.raises(OSError, match="No space left"):
+            recorder.sync()
+    recorder.sync()
+    assert [line["samples_seen"] for line in history.read_lines(path)] == [10, 20, 30]

@@ -21,7 +21,7 @@ from pipeline.data.shards.dataset import write_dataset
 from pipeline.errors import Failed, InputError, Interrupted
 from pipeline.orchestration.distributed import connect
 from pipeline.orchestration.stage import World
-from pipeline.training import checkpoint_files, losses, update
+from pipeline.training import checkpoint_files, history, losses, update
 
 DRIVER = Path(__file__).with_name("train_once.py")
 
@@ -167,6 +167,16 @@ def test_a_full_disk_in_the_middle_costs_checkpoints_but_not_the_result(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(path, content)
 
+    append_at = history.append_at
+
+    def nearly_full(path: Path, size: int, content: bytes) -> None:
+        lines = content.splitlines() or [b"{}"]
+        if 24 <= json.loads(lines[-1]).get("samples_seen", 0) < 96:
+            append_at(path, size, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        append_at(path, size, content)
+
+    monkeypatch.setattr(history, "append_at", nearly_full)
     monkeypatch.setattr(checkpoint_files, "_write", full)
     monkeypatch.setattr(checkpoint_files, "_link", lambda file, name: write(name, file.read_bytes()))
     train(dataset, tmp_path, say=said.append)
