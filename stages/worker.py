@@ -20,7 +20,7 @@ from pipeline.errors import Failed, InputError, Interrupted, Overtaken, PeerFail
 from pipeline.orchestration.job import Job, read_job
 from pipeline.orchestration.ledger import RESUMABLE, commit, fail, read_record, write_record
 from pipeline.orchestration.nodes import Meeting
-from pipeline.orchestration.nodes_agent import STOP_FILE, UNDER_AGENT, run_processes
+from pipeline.orchestration.nodes_agent import STOP_FILE, UNDER_AGENT, is_lost_contact, run_processes
 from pipeline.orchestration.processes import STOP_SIGNALS, STOPPED, die_with_parent
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, Manifest, World
@@ -59,12 +59,15 @@ def run_stage(config: Config, context: Context, stage: str) -> Manifest:
             return synthesize.run(config.synthesize, context)
 
 
-def main(run: StageRun = run_stage, module: str = "stages.worker") -> int:
+def main(
+    run: StageRun = run_stage, module: str = "stages.worker", start: Callable[..., int] = run_processes
+) -> int:
     """Do the job named on the command line.
 
     Args:
         run: What does a stage's work; tests give their own.
         module: What the processes of a distributed stage are started as.
+        start: What starts them.
 
     Returns:
         The exit code.
@@ -93,7 +96,7 @@ def main(run: StageRun = run_stage, module: str = "stages.worker") -> int:
         arguments.join_timeout,
     )
     command = [module, "--job", str(arguments.job)]
-    code = run_processes(
+    code = start(
         command,
         arguments.processes,
         arguments.max_restarts,
@@ -105,7 +108,9 @@ def main(run: StageRun = run_stage, module: str = "stages.worker") -> int:
 
 def _judge(code: int, job: Job) -> int:
     """What the ledger says of a stage whose processes ended: they end with 0 also when they were stopped."""
-    return 0 if _is_complete(job) else code or STOPPED
+    if _is_complete(job):
+        return 0
+    return code or (1 if _failure(job) else STOPPED)
 
 
 def _is_complete(job: Job) -> bool:
@@ -164,8 +169,11 @@ def _failure(job: Job) -> str | None:
 def _report(error: Exception, job: Job) -> int:
     """Print what went wrong and record it; the exit code."""
     refused = as_input_error(error)
-    with contextlib.suppress(OSError):  # on a full disk there is no room for the record either
-        fail(job.place, job.record, str(refused) if refused else f"{type(error).__name__}: {error}")
+    if is_lost_contact(error):
+        error = Failed("lost contact with another process of this stage, which died or could not be reached")
+    if not _is_complete(job):  # what the first process has finished stays so
+        with contextlib.suppress(OSError):  # on a full disk there is no room for the record either
+            fail(job.place, job.record, str(refused) if refused else f"{type(error).__name__}: {error}")
     if refused:
         print(f"triptych: {job.record.stage}: {refused}", file=sys.stderr)
         return 2

@@ -46,8 +46,8 @@ class Nodes:
     host: str
     port: int
     run_id: str
-    start_timeout_s: float = START_TIMEOUT_S
-    return_timeout_s: float = RETURN_TIMEOUT_S
+    start_timeout_s: int = START_TIMEOUT_S
+    return_timeout_s: int = RETURN_TIMEOUT_S
 
     @property
     def endpoint(self) -> str:

@@ -105,6 +105,14 @@ def _rendezvous(meeting: Meeting | None) -> dict[str, Any]:
     }
 
 
+def is_lost_contact(error: BaseException) -> bool:
+    """Whether a process could not go on because another one was gone: it did nothing wrong itself."""
+    kinds = ("DistBackendError", "DistNetworkError", "DistStoreError")
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+    said = str(error)
+    return type(error).__name__ in kinds or ("gloo/transport" in said and any(word in said for word in words))
+
+
 def _stop_on_request(file: Path, *, resumable: bool) -> None:
     """Let a signal ask the processes to save and stop, or end them where there is nothing to save."""
     from torch.distributed.elastic.multiprocessing.api import SignalException

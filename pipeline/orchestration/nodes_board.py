@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -140,17 +141,17 @@ class Board:
     def lead(self) -> LeadNotice | None:
         """The lead's notice, if there is one."""
         self._names()
-        return _read(self.directory / LEAD, _LEAD)
+        return _read(self.directory / LEAD, _LEAD.validate_json)
 
     def node(self, slot: str) -> NodeNotice | None:
         """A machine's notice, if there is one."""
         self._names()
-        return _read(self.directory / f"{slot}.json", _NODE)
+        return _read(self.directory / f"{slot}.json", _NODE.validate_json)
 
     def nodes(self) -> list[NodeNotice]:
         """Those of all machines."""
         names = [name for name in self._names() if name.endswith(".json") and name[0] != "." and name != LEAD]
-        found = [_read(self.directory / name, _NODE) for name in sorted(names)]
+        found = [_read(self.directory / name, _NODE.validate_json) for name in sorted(names)]
         return [notice for notice in found if notice is not None]
 
     def _names(self) -> list[str]:
@@ -192,8 +193,8 @@ class Pulse:
         return time.monotonic() - seen_s
 
 
-def _read(path: Path, adapter: "TypeAdapter[Notice]") -> Notice | None:
+def _read(path: Path, parse: Callable[[bytes], Notice]) -> Notice | None:
     try:
-        return adapter.validate_json(path.read_bytes())
+        return parse(path.read_bytes())
     except (OSError, ValidationError):
         return None

@@ -152,9 +152,7 @@ class _Follower:
         )
         self._say(busy=call.meeting)
         nodes, address = self._nodes, self._mine.address
-        meeting = Meeting(
-            nodes.count, call.meeting, nodes.endpoint, False, address, int(nodes.return_timeout_s)
-        )
+        meeting = Meeting(nodes.count, call.meeting, nodes.endpoint, False, address, nodes.return_timeout_s)
         command = worker_command(self._worker, own, call.processes, call.max_restarts, meeting)
         code = self._interruption.run(command, worker_environment(call.threads, address), self._watch)
         own.unlink(missing_ok=True)

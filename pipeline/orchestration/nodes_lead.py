@@ -42,7 +42,7 @@ class MachineMissing(Exception):  # noqa: N818 (said as a fact)
         waited_s: How long they were waited for.
     """
 
-    def __init__(self, names: list[str], present: int, waited_s: float) -> None:
+    def __init__(self, names: list[str], present: int, waited_s: int) -> None:
         super().__init__(", ".join(names))
         self.names = names
         self.present = present
@@ -106,7 +106,7 @@ class Lead:
         with answering(self.nodes.port, Greeting(self._notice.id, self._run)):
             self.assemble(self.nodes.start_timeout_s)
 
-    def assemble(self, timeout_s: float) -> list[NodeNotice]:
+    def assemble(self, timeout_s: int) -> list[NodeNotice]:
         """Wait until enough machines are there and at leisure.
 
         Returns:
@@ -127,7 +127,7 @@ class Lead:
             if waited_s > timeout_s:
                 raise MachineMissing(self._missing(ready), 1 + len(ready), timeout_s)
             if not announced and waited_s > 3 * BEAT_S:
-                say(f"waiting for {', '.join(self._missing(ready))}, {timeout_s:.0f} s at most")
+                say(f"waiting for {', '.join(self._missing(ready))}, {timeout_s} s at most")
                 announced = True
             time.sleep(POLL_S)
 
@@ -149,7 +149,7 @@ class Lead:
                 self.nodes.endpoint,
                 True,
                 address,
-                int(self.nodes.return_timeout_s),
+                self.nodes.return_timeout_s,
             )
         finally:
             self._change(call=None)

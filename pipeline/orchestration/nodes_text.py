@@ -22,7 +22,7 @@ def missing_text(
     """Which machine is missing, what is safe, and what to type: with it, and without."""
     assert launch.nodes is not None
     names = ", ".join(missing.names)
-    lines = [f"{names} did not come within {missing.waited_s:.0f} s (RDZV_TIMEOUT changes that)"]
+    lines = [f"{names} did not come within {missing.waited_s} s (RDZV_TIMEOUT changes that)"]
     lines += [f"  {_saved(run_directory)}"]
     lines += ["  start the same command again on every machine, or go on with fewer:"]
     lines += [f"    {line}" for line in fewer(config, origin, launch, missing.present)]
@@ -78,7 +78,7 @@ def _torchrun(config: Config, launch: Launch, root: Path, nodes: Nodes, *, is_le
     job = root / config.name / (".job.json" if is_lead else ".job.node-N.json")
     settings = {
         "is_host": int(is_lead),
-        "join_timeout": int(nodes.return_timeout_s),
+        "join_timeout": nodes.return_timeout_s,
         "keep_alive_interval": KEEP_ALIVE_S,
         "keep_alive_max_attempt": KEEP_ALIVE_ATTEMPTS,
     }

@@ -3,23 +3,35 @@
 The supervisor is given this module instead of `stages.worker`. Environment variables, each naming a
 stage, steer it: FAKE_GATE waits until there is a file `go` in the working directory, FAKE_DEAF waits
 for ever and hears no request to stop, FAKE_FAIL, FAKE_REFUSE and FAKE_FULL fail in their ways.
+
+Several processes are started without torchrun's agent. The first does everything; the others stay until
+it has finished, or fail where FAKE_FAIL_ELSEWHERE says.
 """
 
 import errno
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 
 from pipeline.config import Config
 from pipeline.durable import write_text
 from pipeline.errors import InputError, Interrupted
+from pipeline.orchestration.ledger import RECORD
+from pipeline.orchestration.nodes import Meeting
+from pipeline.orchestration.nodes_agent import STOP_FILE, UNDER_AGENT
+from pipeline.orchestration.processes import PARENT
 from pipeline.orchestration.stage import Context, Manifest
 from stages import worker
 
 
 def run_stage(config: Config, context: Context, stage: str) -> Manifest:
+    if not context.world.is_main:
+        return _stand_by(context, stage)
     if os.environ.get("FAKE_FAIL") == stage:
         raise RuntimeError("the fake stage fails as told")
     if os.environ.get("FAKE_REFUSE") == stage:
@@ -54,6 +66,39 @@ def _train(config: Config, context: Context) -> Manifest:
     return Manifest({"loss": 0.5}, ("loss",))
 
 
+def _stand_by(context: Context, stage: str) -> Manifest:
+    if os.environ.get("FAKE_FAIL_ELSEWHERE") == stage:
+        raise RuntimeError("the fake stage fails on another machine")
+    (context.directory.parent / f"{stage}.helped-by-{context.world.rank}").write_text("")
+    while (record := context.directory / RECORD).exists() and '"running"' in record.read_text():
+        if context.stop_requested():
+            raise Interrupted
+        time.sleep(0.02)
+    return Manifest()
+
+
+def start(
+    command: list[str], processes: int, max_restarts: int, meeting: Meeting | None, *, resumable: bool
+) -> int:
+    """What torchrun's agent does, as far as these tests are concerned."""
+    nodes, first = (meeting.nodes, 0 if meeting.is_lead else processes) if meeting else (1, 0)
+    stop = Path(f"stop-{os.getpid()}")
+    environment = {**os.environ, PARENT: str(os.getpid()), STOP_FILE: str(stop.absolute()), UNDER_AGENT: "x"}
+    started = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.touch()
+        for process in [] if resumable else started:
+            process.terminate()
+
+    signal.signal(signal.SIGTERM, ask)
+    for local in range(processes):
+        world = {"RANK": first + local, "WORLD_SIZE": nodes * processes, "LOCAL_RANK": local}
+        texts = {name: str(value) for name, value in world.items()}
+        started.append(subprocess.Popen([sys.executable, "-m", *command], env={**environment, **texts}))
+    return max(process.wait() for process in started)
+
+
 def _wait_at_gate(context: Context, stage: str) -> None:
     while os.environ.get("FAKE_DEAF") == stage:
         time.sleep(0.05)
@@ -67,4 +112,4 @@ def _history(seen: int, batch: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(worker.main(run_stage, module="tests.launch.fake_worker"))
+    sys.exit(worker.main(run_stage, module="tests.launch.fake_worker", start=start))
