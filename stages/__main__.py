@@ -28,7 +28,7 @@ GROUPS = {
     "start here": {
         "demo": "the whole pipeline on built-in scenes, in a few minutes",
         "test": "check the code and run the tests",
-        "doctor": "what this machine offers",
+        "doctor": "what this machine offers, and what to set",
     },
     "a run": {
         "run": "bring every stage up to date (`local` is another word for it)",

@@ -132,11 +132,15 @@ def k8s(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """`doctor`: what this machine offers."""
+    """`doctor`: what this machine offers, and what to set."""
     from pipeline.orchestration.doctor import examine
 
-    for name, finding in examine(_root(arguments)):
-        print(f"  {name + ':':<10} {finding}")
+    findings = examine(_root(arguments))
+    for finding in findings:
+        print(f"  {finding.name + ':':<10} {finding.text}")
+    if advice := [finding for finding in findings if finding.advice]:
+        print("\nto put right:")
+        print("\n".join(f"  {finding.name}: {finding.advice}" for finding in advice))
     return 0
 
 

@@ -24,6 +24,10 @@ Verdict = Literal["stop", "kill"]
 PARENT = "TRIPTYCH_PARENT"
 """Environment variable: the process that a worker must not outlive."""
 
+TORCHRUNS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells the processes that it starts. Left by somebody else (a pod, a notebook), they would
+make a stage alone take itself for one of several."""
+
 PR_SET_PDEATHSIG = 1
 
 Signal = signal.Signals
@@ -66,7 +70,7 @@ def worker_environment(threads: int, address: str = "") -> dict[str, str]:
         # gloo and NCCL would ask which interface has the host's name, which many a machine
         # answers with the one that nobody else can reach. What a person has set comes first.
         **({"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} if interface else {}),
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in TORCHRUNS},
         PARENT: str(os.getpid()),
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
