@@ -87,7 +87,7 @@ class _Follower:
         self._root, self._directory, self._run = root, root / config.name, config.name
         self._nodes, self._worker, self._interruption = nodes, worker, interruption
         self._board, self._pulse = Board(self._directory), Pulse()
-        self._mine = _introduction(nodes, processes, digest_of(config))
+        self._mine = _introduction(nodes, _address(nodes, interruption), processes, digest_of(config))
         self._lead: LeadNotice | None = None
         self._beaten_s = 0.0
         self._last_call: tuple[str, str] = ("", "")
@@ -267,20 +267,35 @@ class _Follower:
         say("the run is done")
 
 
-def _introduction(nodes: Nodes, processes: int, digest: str) -> NodeNotice:
-    """Who this machine is.
+def _address(nodes: Nodes, interruption: Interruption) -> str:
+    """This machine's address as the lead reaches it. A lead that a cluster has yet to start has no name.
 
     Raises:
-        InputError: If the lead's address is not known here.
+        InputError: If the lead's address is not known here in time.
+        Interrupted: If asked to stop meanwhile.
     """
+    started_s, announced = time.monotonic(), False
+    while True:
+        try:
+            return address_towards(nodes.host, nodes.port)
+        except OSError as error:
+            why = error.strerror or str(error)
+        if interruption.requested:
+            raise Interrupted
+        if time.monotonic() - started_s > nodes.start_timeout_s:
+            raise InputError(
+                f"RDZV_ENDPOINT={nodes.endpoint}: {nodes.host} cannot be reached from here ({why}); give "
+                "the lead's address as this machine sees it"
+            )
+        if not announced:
+            say(f"waiting until {nodes.host} can be reached from here ({why})")
+            announced = True
+        time.sleep(POLL_S)
+
+
+def _introduction(nodes: Nodes, address: str, processes: int, digest: str) -> NodeNotice:
+    """Who this machine is."""
     host = socket.gethostname()
-    try:
-        address = address_towards(nodes.host, nodes.port)
-    except OSError as error:
-        raise InputError(
-            f"RDZV_ENDPOINT={nodes.endpoint}: {nodes.host} cannot be reached from here "
-            f"({error.strerror or error}); give the lead's address as this machine sees it"
-        ) from None
     plain = re.sub(r"[^\w-]", "-", host)
     slot = f"host.{plain}.{os.getpid()}" if nodes.rank is None else f"node-{nodes.rank}"
     name = f"{host} ({address})" if nodes.rank is None else f"node {nodes.rank} ({host}, {address})"

@@ -1,7 +1,9 @@
 """The manifests: valid for Kubernetes and for Kubeflow Trainer, and each value where it belongs."""
 
+import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ import pytest
 import yaml
 from kubeflow_trainer_api import models
 
+from pipeline.errors import InputError
+from pipeline.orchestration import nodes_follower
+from pipeline.orchestration.nodes import nodes_from
+from pipeline.orchestration.processes import Interruption
 from stages import __main__ as command
 from tests.launch.conftest import TINY
 
@@ -242,3 +248,26 @@ def test_values_cannot_break_out_of_the_manifest(manifest: Manifest) -> None:
     odd = 'x"\n  evil: true # '
     _, job = manifest("--image", odd)
     assert job["spec"]["template"]["spec"]["containers"][0]["image"] == odd
+
+
+def test_pod_that_is_first_waits_until_the_lead_has_a_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers: list[OSError | str] = [OSError(-2, "Name or service not known")] * 3 + ["10.0.0.5"]
+    monkeypatch.setattr(nodes_follower, "POLL_S", 0.001)
+
+    def address(host: str, port: int) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(nodes_follower, "address_towards", address)
+    lead = nodes_from({"NNODES": "2", "NODE_RANK": "1", "RDZV_ENDPOINT": "tiny-0.tiny:29400"}, "tiny")
+    assert lead is not None
+    assert nodes_follower._address(lead, Interruption()) == "10.0.0.5"
+    said = "waiting until tiny-0.tiny can be reached from here (Name or service not known)"
+    assert capsys.readouterr().err.count(said) == 1
+    answers[:] = [OSError(-2, "Name or service not known")] * 9
+    with pytest.raises(InputError, match=re.escape("RDZV_ENDPOINT=tiny-0.tiny:29400")):
+        nodes_follower._address(replace(lead, start_timeout_s=0), Interruption())
