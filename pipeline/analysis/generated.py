@@ -83,12 +83,14 @@ class Reference:
     @property
     def known_rows(self) -> Int64[np.ndarray, " train"]:
         """As many training scenes as there are test scenes: what is possible."""
-        return self.train_rows[spread(len(self.train_rows), len(self.test_rows))]
+        rows: Int64[np.ndarray, " train"] = self.train_rows[spread(len(self.train_rows), len(self.test_rows))]
+        return rows
 
     @property
     def searched_rows(self) -> Int64[np.ndarray, " train"]:
         """Training scenes that generated ones are looked for among."""
-        return self.train_rows[spread(len(self.train_rows), TRAINING_SCENES)]
+        rows: Int64[np.ndarray, " train"] = self.train_rows[spread(len(self.train_rows), TRAINING_SCENES)]
+        return rows
 
 
 def reference_rows(

@@ -63,7 +63,7 @@ def fit_training_prior(
         ValueError: If there is nothing to fit to.
     """
     model = pretrained.model
-    if not needs_posteriors(pretrained, kind):
+    if kind == "training" or not needs_posteriors(pretrained, kind):
         return assumed_prior(*model.code_prior, model.latent, model.private)
     parts = list(posteriors)
     if not parts:
