@@ -5,7 +5,7 @@
 #   ./launch.sh demo               the whole pipeline on built-in scenes
 #   ./launch.sh test               every check that CI runs
 #   ./launch.sh test tests/launch  only pytest, with these arguments
-#   ./launch.sh --help             everything else
+#   ./launch.sh --help             everything else, on this machine or on many
 #
 # PYTHON=/path/to/python3 chooses the interpreter.
 set -euo pipefail

@@ -1,7 +1,8 @@
 """One stage in a process of its own, or in several: read the job, do it, commit it.
 
 Started by the supervisor as `python -m stages.worker --job FILE`. Exit codes: 0 committed, 1 failed,
-2 bad input (the message is printed), 75 stopped on request.
+2 bad input (the message is printed), 3 another process of the stage failed or was
+lost, 75 stopped on request.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +23,12 @@ from pipeline.orchestration.job import Job, read_job
 from pipeline.orchestration.ledger import RESUMABLE, commit, fail, read_record, write_record
 from pipeline.orchestration.nodes import Meeting
 from pipeline.orchestration.nodes_agent import STOP_FILE, UNDER_AGENT, is_lost_contact, run_processes
-from pipeline.orchestration.processes import STOP_SIGNALS, STOPPED, die_with_parent
+from pipeline.orchestration.processes import FAILED_ELSEWHERE, STOP_SIGNALS, STOPPED, die_with_parent
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, Manifest, World
+
+TURN_S, LAST_TURN = 0.2, 10
+"""A process that failed waits so long for each before it, up to so many."""
 
 StageRun = Callable[[Config, Context, str], Manifest]
 
@@ -110,7 +115,7 @@ def _judge(code: int, job: Job) -> int:
     """What the ledger says of a stage whose processes ended: they end with 0 also when they were stopped."""
     if _is_complete(job):
         return 0
-    return code or (1 if _failure(job) else STOPPED)
+    return code or (FAILED_ELSEWHERE if _failure(job) else STOPPED)
 
 
 def _is_complete(job: Job) -> bool:
@@ -154,9 +159,9 @@ def _work(job: Job, run: StageRun) -> int:
         return 0
     except PeerFailed as failed:
         print(f"triptych: {stage}: another process of this stage failed: {failed}", file=sys.stderr)
-        return 1
+        return FAILED_ELSEWHERE
     except Exception as error:  # noqa: BLE001 (the border of the process: everything becomes an exit code)
-        return _report(error, job)
+        return _report(error, job, world)
     return 0
 
 
@@ -166,22 +171,25 @@ def _failure(job: Job) -> str | None:
     return record.error if record and record.state == "failed" else None
 
 
-def _report(error: Exception, job: Job) -> int:
-    """Print what went wrong and record it; the exit code."""
+def _report(error: Exception, job: Job, world: World) -> int:
+    """Print what went wrong and record it, unless another process just did; the exit code."""
     refused = as_input_error(error)
+    code = 2 if refused else 1
     if is_lost_contact(error):
         error = Failed("lost contact with another process of this stage, which died or could not be reached")
+        code = FAILED_ELSEWHERE
+    said = str(refused) if refused else f"{type(error).__name__}: {error}"
+    time.sleep(TURN_S * min(world.rank, LAST_TURN))  # where all meet the same, the first has said it by then
+    if world.rank and _failure(job) == said:
+        return code
     if not _is_complete(job):  # what the first process has finished stays so
         with contextlib.suppress(OSError):  # on a full disk there is no room for the record either
-            fail(job.place, job.record, str(refused) if refused else f"{type(error).__name__}: {error}")
-    if refused:
-        print(f"triptych: {job.record.stage}: {refused}", file=sys.stderr)
-        return 2
-    if isinstance(error, Failed):
-        print(f"triptych: {job.record.stage}: {error}", file=sys.stderr)
-        return 1
-    traceback.print_exception(error)
-    return 1
+            fail(job.place, job.record, said)
+    if refused or isinstance(error, Failed):
+        print(f"triptych: {job.record.stage}: {refused or error}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    return code
 
 
 def _stop_on_request(progress: Progress, *, resumable: bool) -> Callable[[], bool]:

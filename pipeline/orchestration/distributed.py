@@ -1,6 +1,7 @@
 """The processes of a stage as one: device, gradients averaged, numbers added up, and an orderly end."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,10 @@ class Processes:
 
         Buffers are constants or, in one process alone, running statistics: they are not broadcast.
         """
-        wrapped: nn.Module = self._accelerator.prepare_model(model)
+        with warnings.catch_warnings():
+            # torch renames broadcast_buffers=False, and advises to keep it where buffers are not synced.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            wrapped: nn.Module = self._accelerator.prepare_model(model)
         return wrapped
 
     def sum(self, values: Float64[Tensor, " value"]) -> Float64[Tensor, " value"]:

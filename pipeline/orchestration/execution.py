@@ -10,6 +10,7 @@ from pipeline.orchestration.ledger import begin, fail
 from pipeline.orchestration.nodes import Nodes
 from pipeline.orchestration.nodes_lead import Lead, MachineMissing
 from pipeline.orchestration.processes import (
+    FAILED_ELSEWHERE,
     STOPPED,
     Interruption,
     say,
@@ -122,6 +123,8 @@ def work(job: Job, run_directory: Path, crew: Crew, *, distributed: bool) -> int
 
 def ending(code: int) -> str:
     """What an exit code says of how processes ended, for the middle of a sentence."""
+    if code == FAILED_ELSEWHERE:
+        return "ended because another of its processes did"
     number = -code if code < 0 else code - 128
     if number in {member.value for member in signal.Signals}:
         hint = "; often the system's memory was full" if number == signal.SIGKILL else ""
@@ -132,8 +135,10 @@ def ending(code: int) -> str:
 def _attempt(job: Job, file: Path, crew: Crew, *, distributed: bool) -> int:
     launch, threads = crew.launch, job.record.execution["threads"]
     if not distributed:
-        command = worker_command(launch.worker, file, 1, 0)
-        return crew.interruption.run(command, worker_environment(threads), crew.lead and crew.lead.watch)
+        watch = crew.lead.watch if crew.lead else None
+        return crew.interruption.run(
+            worker_command(launch.worker, file, 1, 0), worker_environment(threads), watch
+        )
     if crew.lead is None:
         command = worker_command(launch.worker, file, launch.processes, launch.max_restarts)
         return crew.interruption.run(command, worker_environment(threads))

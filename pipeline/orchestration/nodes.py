@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.errors import InputError
 
@@ -187,9 +188,7 @@ def _names_this_machine(host: str, text: str) -> bool:
     return any(_can_bind(entry[0], entry[4]) for entry in found)
 
 
-def _can_bind(
-    family: int, address: tuple[str | int, ...] | tuple[str, int] | tuple[str, int, int, int]
-) -> bool:
+def _can_bind(family: int, address: tuple[Any, ...]) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         try:
             probe.bind(address)

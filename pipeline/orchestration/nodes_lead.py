@@ -25,7 +25,7 @@ from pipeline.orchestration.nodes_board import (
     Pulse,
 )
 from pipeline.orchestration.nodes_greeting import Greeting, answering
-from pipeline.orchestration.processes import STOPPED, Interruption, Verdict, say
+from pipeline.orchestration.processes import FAILED_ELSEWHERE, STOPPED, Interruption, Verdict, say
 from pipeline.orchestration.stage import StageName
 
 POLL_S = 0.25
@@ -162,7 +162,7 @@ class Lead:
         if call is None:
             return None
         self._lost = self._first_gone(call)
-        if self._failed(call):
+        if self._ended_badly(call):
             self._failed_s = self._failed_s or time.monotonic()
         past = self._failed_s is not None and time.monotonic() - self._failed_s > LAST_WORDS_S
         return "kill" if self._lost or past else None
@@ -179,8 +179,9 @@ class Lead:
         return self._lost
 
     def failed_member(self) -> str:
-        """The name of a machine on which the last stage failed, and how; empty if on none."""
-        failed = self._failed(self._joined) if self._joined else []
+        """The name of a machine on which the last stage failed of itself, and how; empty if on none."""
+        ended = self._ended_badly(self._joined) if self._joined else []
+        failed = [node for node in ended if node.exit_code != FAILED_ELSEWHERE]
         return f"{failed[0].name} (exit code {failed[0].exit_code})" if failed else ""
 
     def _asked_to_stop(self) -> bool:
@@ -190,7 +191,7 @@ class Lead:
         here = {node.id for node in self._present}
         return next((self._names[id] for id in call.members if id not in here), "")
 
-    def _failed(self, call: Call) -> list[NodeNotice]:
+    def _ended_badly(self, call: Call) -> list[NodeNotice]:
         ended = [node for node in self._present if node.ended == call.meeting]
         return [node for node in ended if node.exit_code not in (0, STOPPED)]
 

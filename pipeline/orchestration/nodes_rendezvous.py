@@ -4,7 +4,7 @@ c10d numbers machines in the order of their addresses. The first process writes 
 and the lead reads them as soon as it ends: on another machine a network file system might show them late.
 """
 
-from torch.distributed import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
     RendezvousInfo,
@@ -49,7 +49,7 @@ class LeadFirst(RendezvousHandler):
 
     def set_closed(self) -> None:
         """Let nobody join any more."""
-        self._handler.set_closed()
+        self._handler.set_closed()  # type: ignore[no-untyped-call]
 
     def num_nodes_waiting(self) -> int:
         """How many machines came back and wait to be let in."""

@@ -16,6 +16,9 @@ from pipeline.orchestration.nodes import Meeting, interface_of
 STOPPED = 75
 """Exit code of what was asked to stop, and saved."""
 
+FAILED_ELSEWHERE = 3
+"""Exit code of a worker that did nothing wrong itself: another process of the stage failed or was lost."""
+
 LOOK_S = 0.5
 """Between two looks at what else may end a worker."""
 

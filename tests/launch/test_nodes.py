@@ -212,7 +212,7 @@ def test_processes_that_lost_another_are_told_from_those_that_failed() -> None:
 def test_exit_codes_are_told_as_signals_where_they_are() -> None:
     assert ending(-9) == "was ended by SIGKILL; often the system's memory was full"
     assert ending(137) == ending(-9)
-    assert ending(3) == "failed with exit code 3"
+    assert ending(4) == "failed with exit code 4"
 
 
 def test_input_errors_are_raised_not_printed() -> None:
