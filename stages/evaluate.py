@@ -9,15 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.analysis.comparison_samples import shown_scenes
-from pipeline.analysis.decoded import batch_views, decoded_views
-from pipeline.analysis.gallery import (
-    draw_overview,
-    draw_reconstructions,
-    draw_samples,
-    draw_translations,
-    known_only,
-)
+from pipeline.analysis.evaluation_pictures import draw_pictures
 from pipeline.analysis.generated import (
     Reference,
     describe_generated,
@@ -27,19 +19,14 @@ from pipeline.analysis.generated import (
     reference_rows,
     score_generated,
 )
-from pipeline.analysis.grid import save_png
-from pipeline.analysis.scenes_file import SCENES, save_scenes
 from pipeline.analysis.scoring import (
     Scored,
-    decode_mean,
     fidelity_metrics,
-    has_all,
     likelihood_metrics,
     likelihood_of,
     refuse_broken,
     score_rows,
 )
-from pipeline.analysis.views import Views
 from pipeline.config.schema import Evaluate
 from pipeline.config.system import has_likelihood
 from pipeline.data.loader.dataset import ShardedDataset
@@ -51,7 +38,6 @@ from pipeline.metrics.likelihood import draw_noise
 from pipeline.models.pretrained import load_pretrained
 from pipeline.models.prior import PRIOR_FILE, LatentPrior, save_prior
 from pipeline.models.training_prior import fit_training_prior, needs_posteriors, training_posteriors
-from pipeline.models.variables import Experts
 from pipeline.orchestration.dataset_features import dataset_features
 from pipeline.orchestration.distributed import own_device
 from pipeline.orchestration.shares import Result, Shares, Task, cut, shared_prior, sizes
@@ -122,7 +108,8 @@ def run(config: Evaluate, context: Context) -> Manifest:
     generating_s = time.monotonic() - generating_s
     save_prior(context.directory / PRIOR_FILE, prior)
     with torch.inference_mode():
-        draw_pictures(evaluation, prior, context.directory / PICTURES)
+        directory = context.directory / PICTURES
+        draw_pictures(scored, evaluation.samples, config.pictures, prior, context.seed, directory)
     return Manifest(
         metrics=metrics,
         headline=tuple(name for name in headline(scored.pretrained.info.modalities) if name in metrics),
@@ -227,40 +214,6 @@ def score_sets(evaluation: Evaluation, prior: LatentPrior) -> tuple[Task, Task, 
     return tasks
 
 
-def draw_pictures(evaluation: Evaluation, prior: LatentPrior, directory: Path) -> None:
-    """Reconstructions, translations, samples from the fitted prior, and one figure of all of them.
-
-    A few scenes are kept as numbers beside the directory, for figures of several systems.
-    """
-    scored, columns = evaluation.scored, evaluation.config.pictures
-    info = scored.pretrained.info
-    batch = scored.dataset.read("test", spread(evaluation.samples, columns))
-    experts = scored.pretrained.model.encode(batch.to(scored.device))
-    real = batch_views(batch)
-    reconstructed = _translate(scored, experts, info.modalities)
-    save_png(directory / "reconstructions.png", draw_reconstructions(info, real, reconstructed))
-    alone = {name: _translate(scored, experts, (name,)) for name in info.modalities}
-    if len(info.modalities) > 1:
-        save_png(directory / "translations.png", draw_translations(info, real, alone))
-    samples = sample_prior(scored, prior, 2 * columns, evaluation.context.seed)
-    save_png(directory / "samples.png", draw_samples(info, samples, columns))
-    first = alone[info.modalities[0]] if len(info.modalities) > 1 else None
-    save_png(directory / "overview.png", draw_overview(info, real, reconstructed, first, samples))
-    save_scenes(directory.with_name(SCENES), shown_scenes(real, reconstructed, first, samples))
-
-
-def sample_prior(scored: Scored, prior: LatentPrior, count: int, seed: int) -> Views:
-    """Scenes decoded from latents drawn from the prior.
-
-    Where the posteriors leave N(0, I) far behind, as those of a short training do, draws from N(0, I)
-    are latents that the decoders have never seen, so the prior is fitted.
-    """
-    model, device = scored.pretrained.model, scored.device
-    shared, private = prior.sample(count, torch.Generator().manual_seed(seed))
-    decoded = model.decode(shared.to(device), {name: value.to(device) for name, value in private.items()})
-    return decoded_views(model, decoded)
-
-
 def headline(modalities: Sequence[str]) -> list[str]:
     """Names of the few metrics that say most."""
     everything, first = "+".join(modalities), modalities[0]
@@ -319,10 +272,3 @@ def _features(evaluation: Evaluation) -> Path:
 
     evaluation.shares.only(evaluation.shares.once("features", make))
     return find()
-
-
-def _translate(scored: Scored, experts: Experts, given: Sequence[str]) -> Views:
-    """Everything decoded from what is given; nothing is known of rows that lack it."""
-    views = decoded_views(scored.pretrained.model, decode_mean(scored.pretrained.model, experts, given))
-    rows = has_all(scored.pretrained.info.modalities, experts.present, given)
-    return known_only(views, rows.cpu().numpy())

@@ -1,0 +1,34 @@
+"""What several processes have to say about the same failure is said once."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.orchestration.job import Job
+from pipeline.orchestration.stage import World
+from stages import worker
+from tests.launch.conftest import Run, Terminal
+
+
+@pytest.mark.slow
+def test_bad_input_that_every_process_meets_is_one_message(terminal: Terminal) -> None:
+    said = terminal.refused("run", "tiny.yaml", "--nproc", "4", FAKE_REFUSE="shard")
+    assert said.count("frame_0003.png: the image is truncated; replace it") == 1
+
+
+def test_who_fails_alike_after_another_is_silent_and_who_fails_otherwise_is_not(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, record = run.begin("shard")
+    assert step.place is not None
+    job = Job({}, run.root, step.place, record, {}, Path("progress.json"))
+
+    def fails(rank: int, message: str) -> tuple[int, str]:
+        code = worker._report(InputError(message), job, World(rank, 3))
+        return code, capsys.readouterr().err
+
+    assert fails(0, "no depth") == (2, "triptych: shard: no depth\n")
+    assert fails(1, "no depth") == (2, "")
+    assert fails(2, "no labels") == (2, "triptych: shard: no labels\n")
+    assert fails(0, "no labels") == (2, "triptych: shard: no labels\n")  # started once more, it meets its own
