@@ -119,7 +119,7 @@ def _execute(
         if place.working != place.final:
             settle(place)
             return
-    processes, threads = _execution(stage, crew.launch, attempt)
+    processes, threads = _execution(stage, crew.launch, attempt if step.verb == "continue" else None)
     record = replace(step.wanted, execution={"processes": processes, "threads": threads})
     record = begin(place, record, anew=step.verb == "run")
     inputs = {
