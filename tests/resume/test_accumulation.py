@@ -71,7 +71,7 @@ def test_micro_batches_in_two_processes_train_the_same_players(tmp_path: Path) -
         command = [sys.executable, str(HERE / "systems_in_processes.py"), str(tmp_path), "2", *chosen]
         processes.append(subprocess.Popen(command, env=os.environ | place, stderr=subprocess.PIPE))
     for process in processes:
-        _, said = process.communicate(timeout=300)
+        _, said = process.communicate(timeout=400)
         assert process.returncode == 0, said.decode()
     for name in chosen:
         state, _ = run(name, 1, UPDATES)

@@ -290,7 +290,7 @@ def test_two_processes_train_the_same_model_as_one(dataset: Path, tmp_path: Path
     ]
     one = start(dataset, tmp_path / "one", "--double")
     for process in (one, *ranks):
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=400)
         assert process.returncode == 0, said.decode()
     single, double = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert single.keys() == double.keys()
