@@ -116,8 +116,8 @@ class KubernetesJob:
             if urlsplit(uri).password:
                 raise InputError(
                     "MLFLOW_TRACKING_URI holds a password, which a manifest would show to everybody; put it "
-                    "into a Secret (kubectl create secret generic NAME --from-literal=...), unset it here and "
-                    "add --secret NAME"
+                    "into a Secret (kubectl create secret generic NAME --from-literal=...), unset it here "
+                    "and add --secret NAME"
                 )
             values["MLFLOW_TRACKING_URI"] = uri
         return "\n".join(f"- name: {name}\n  value: {_text(value)}" for name, value in values.items())
