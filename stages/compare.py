@@ -16,6 +16,7 @@ from pipeline.data.shards.dataset import read_info
 from pipeline.durable import write_json, write_text
 from pipeline.errors import command_name
 from pipeline.orchestration import report
+from pipeline.orchestration.compared import VALUES
 from pipeline.orchestration.comparison import (
     Member,
     Request,
@@ -26,7 +27,7 @@ from pipeline.orchestration.comparison import (
     plan_rows,
 )
 from pipeline.orchestration.ledger import read_record
-from pipeline.orchestration.mirror_comparison import PICTURES, TABLE, VALUES, Comparable, upload_comparison
+from pipeline.orchestration.mirror_comparison import PICTURES, TABLE, Comparable, upload_comparison
 from pipeline.orchestration.supervisor import UPLOAD_TIMEOUT_S, Launch
 
 
