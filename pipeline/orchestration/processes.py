@@ -78,6 +78,9 @@ def worker_environment(threads: int, address: str = "") -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
+        # Images often forbid to write bytecode; then every process that starts or is started again
+        # compiles torch, which takes longer than all else that it does before it trains.
+        "PYTHONDONTWRITEBYTECODE": "",
         # A `pipeline` folder in the working directory must not shadow ours.
         "PYTHONSAFEPATH": "1",
         # Without it the ranks cannot meet again after one of them was killed and restarted.
