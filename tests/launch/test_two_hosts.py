@@ -86,12 +86,24 @@ class Host:
     def said(self) -> str:
         return self.log.read_text()
 
+    def processes(self) -> list[int]:
+        found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, check=True, text=True)
+        return [int(pid) for pid in found.stdout.split()]
+
+    def ranks(self) -> set[str]:
+        """Of the processes of a stage that run here."""
+        found = set()
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                found |= {entry.decode() for entry in variables if entry.startswith(b"RANK=")}
+        return found
+
     def lose(self) -> None:
         """Every process at once, as when the power fails."""
-        found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, check=True, text=True)
-        for pid in found.stdout.split():
+        for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         for process in self._started:
             process.wait()
 
@@ -129,7 +141,7 @@ def checkpoints(run: Path) -> int:
 
 
 def test_loses_a_machine_goes_on_with_it_and_ends_alone_with_the_same_model(hosts: tuple[Host, Host]) -> None:
-    lead, other = hosts
+    other, lead = hosts  # c10d by itself would number the machine with the lower address first
     runs = lead.directory / "runs"
     alone = lead.start("run", "tiny.yaml", "--until", "train", "--set", "name=alone", "--nproc", "1")
     assert alone.wait(300) == 0, lead.said()
@@ -138,7 +150,7 @@ def test_loses_a_machine_goes_on_with_it_and_ends_alone_with_the_same_model(host
     environment = {
         "NNODES": "2",
         "NPROC_PER_NODE": "1",
-        "RDZV_ENDPOINT": f"{NETWORK}.1:{PORT}",
+        "RDZV_ENDPOINT": f"{NETWORK}.2:{PORT}",
         "RDZV_TIMEOUT": "120",
     }
     leading = lead.start(*words, **environment)
@@ -147,12 +159,13 @@ def test_loses_a_machine_goes_on_with_it_and_ends_alone_with_the_same_model(host
     record = read_record(runs / "two" / "train")
     assert record is not None
     assert record.execution["processes"] == 2
+    assert (lead.ranks(), other.ranks()) == ({"RANK=0"}, {"RANK=1"})
 
     other.lose()
     before = checkpoints(runs / "two")
     following = other.start(*words, **environment)
     wait_for(lambda: checkpoints(runs / "two") > before + 2, "did not go on", lead, other)
-    assert f"({NETWORK}.2) is lost; what is saved is intact" in lead.said()
+    assert f"({NETWORK}.1) is lost; what is saved is intact" in lead.said()
     assert leading.poll() is None
 
     following.send_signal(signal.SIGTERM)
