@@ -23,7 +23,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -40,14 +40,23 @@ class Tally:
     """What happened.
 
     Attributes:
+        seed: Of the draws.
+        file: Where to write it down after each round; None: nowhere.
         kills: Every kill, with how long its attempt lived.
         rounds: Of each: processes, attempts, places not reached, seconds.
         problems: What must not be.
     """
 
+    seed: int = 0
+    file: Path | None = None
     kills: list[dict[str, Any]] = field(default_factory=list)
     rounds: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def write(self) -> None:
+        """Write down what happened so far."""
+        if self.file:
+            self.file.write_text(json.dumps(asdict(self) | {"file": str(self.file)}, indent=1))
 
 
 def main() -> int:
@@ -62,23 +71,21 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     started_s = time.monotonic()
-    tally = torment(arguments.out, arguments.kills, arguments.seed, arguments.processes)
+    tally = Tally(arguments.seed, arguments.json)
+    torment(arguments.out, arguments.kills, arguments.processes, tally)
     print(f"\n{where_table(tally.kills)}\n")
     print(f"{len(tally.kills)} kills in {len(tally.rounds)} rounds, {time.monotonic() - started_s:.0f} s")
     for problem in tally.problems:
         print(f"DIFFERS: {problem}")
     if not tally.problems:
         print("every result and every MLflow entry equals the uninterrupted run's")
-    if arguments.json:
-        values = {"kills": tally.kills, "rounds": tally.rounds, "problems": tally.problems}
-        arguments.json.write_text(json.dumps(values | {"seed": arguments.seed}, indent=1))
     return 1 if tally.problems else 0
 
 
-def torment(out: Path, kills: int, seed: int, processes: Sequence[int]) -> Tally:
+def torment(out: Path, kills: int, processes: Sequence[int], tally: Tally) -> None:
     """Reference runs, then rounds of kills, in turn for each number of processes."""
     out.mkdir(parents=True, exist_ok=True)
-    random, tally = Random(seed), Tally()
+    random = Random(tally.seed)
     whole = {count: Command(out / f"whole-{count}", count) for count in processes}
     events = {}
     for count, command in whole.items():
@@ -97,7 +104,7 @@ def torment(out: Path, kills: int, seed: int, processes: Sequence[int]) -> Tally
         one_round(again, orders, tally)
         found = differences(whole[count].root, again.root)
         tally.problems += [f"round {number} ({count} process(es)): {line}" for line in found]
-    return tally
+        tally.write()
 
 
 def one_round(command: Command, orders: Sequence[Order], tally: Tally) -> None:
@@ -112,9 +119,9 @@ def one_round(command: Command, orders: Sequence[Order], tally: Tally) -> None:
         for order in fired:
             killed.append(order | {"attempt": attempts, "seconds": round(command.seconds, 1)})
             _say(f"{command.root.parent.name}: attempt {attempts}: {_told(order)}")
-        if code == 0:
+        if code == 0 and command.is_uploaded():
             break
-        if not fired:
+        if code and not fired:
             tally.problems.append(f"{command.describe(code)} although nothing was killed")
             break
     if left := command.left_over():

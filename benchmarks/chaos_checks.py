@@ -1,9 +1,10 @@
 """Whether two runs are the same: their files, and what MLflow shows of them."""
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from pipeline.orchestration.mlflow_store import prepare_environment
 
 NAME = "chaos"
 STAGES = ("shard", "train", "evaluate", "adapt", "analyze", "synthesize")
@@ -66,12 +67,14 @@ def _told(ours: Any, theirs: Any) -> str:
 
 def _tracked(root: Path) -> dict[str, list[dict[str, Any]]]:
     """Everything MLflow shows of every run that does not tell one attempt from another."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    prepare_environment()
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("triptych")
     found: dict[str, list[dict[str, Any]]] = {}
+    if experiment is None:
+        return found
     for run in client.search_runs([experiment.experiment_id]):
         files = _artifacts(client, run.info.run_id)
         points = {

@@ -74,7 +74,7 @@ class Command:
         directory.mkdir(parents=True)
         self.root, self.hooks = directory / "runs", directory / "hooks"
         self.hooks.mkdir()
-        self.processes, self.seconds = processes, 0.0
+        self.processes, self.seconds, self._said = processes, 0.0, ""
         self._log = directory / "log.txt"
         self._words = [sys.executable, "-m", "stages", "run", str(CONFIG), "--root", str(self.root)]
         self._words += ["--nproc", str(processes), *extra]
@@ -95,16 +95,19 @@ class Command:
         Raises:
             RuntimeError: If it fails.
         """
-        if code := self.attempt():
-            raise RuntimeError(self.describe(code))
+        while True:
+            if code := self.attempt():
+                raise RuntimeError(self.describe(code))
+            if self.is_uploaded():
+                return
 
     def give(self, orders: Sequence[Order]) -> None:
-        """Order kills, in the sequence they are given for each stage."""
+        """Order kills."""
         (self.hooks / "orders.json").write_text(json.dumps([asdict(order) for order in orders]))
 
     def attempt(self) -> int:
         """Start the command and wait; its exit code, minus the signal's number where a signal ended it."""
-        started_s = time.monotonic()
+        started_s, before = time.monotonic(), self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("a") as log:
             process = subprocess.Popen(
                 self._words, env=self._environment, cwd=self.root.parent, stdout=log, stderr=log
@@ -116,7 +119,14 @@ class Command:
                 code = process.wait()
                 log.write(f"hung for {TIMEOUT_S:.0f} s\n")
         self.seconds = time.monotonic() - started_s
+        with self._log.open("rb") as log:
+            log.seek(before)
+            self._said = log.read().decode(errors="replace")
         return code
+
+    def is_uploaded(self) -> bool:
+        """Whether the last attempt left nothing for MLflow to wait for: it gives up after a minute."""
+        return "uploads what waits" not in self._said
 
     def fired(self) -> list[dict[str, Any]]:
         """Orders that were carried out, in the order of time."""
@@ -125,7 +135,7 @@ class Command:
 
     def describe(self, code: int) -> str:
         """What it said last."""
-        last = " | ".join(self._log.read_text().splitlines()[-12:])
+        last = " | ".join(self._said.splitlines()[-12:])
         return f"{self.root.parent.name} ended with {code}: {last}"
 
     def left_over(self) -> list[str]:

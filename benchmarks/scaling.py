@@ -1,6 +1,6 @@
 """What two processes on two cores give over one, and what logging, tracking and checkpoints cost.
 
-    OMP_WAIT_POLICY=PASSIVE python benchmarks/scaling.py [--batch 32] [--rounds 5] [--json FILE]
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/scaling.py [--batch 64] [--rounds 5] [--json FILE]
 
 - Processes: the default model, 64 px, one thread each, float32, the same global batch of random scenes.
   One process and two (gloo) take turns, round after round, each in its own world that waits between turns;
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=int, default=32, help="over all processes")
+    parser.add_argument("--batch", type=int, default=64, help="over all processes")
     parser.add_argument("--updates", type=int, default=40, help="in each turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=9600, help="that overhead is measured over")
@@ -140,7 +140,7 @@ def overhead(batch: int, samples: int, rounds: int) -> dict[str, Any]:
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
     with tempfile.TemporaryDirectory(prefix="scaling-") as directory:
         root = Path(directory)
-        _train(root, "prepare", [*ARMS["all of it"], f"train.batch={batch}", "train.samples=640"])
+        _train(root, "prepare", [*ARMS["all of it"], f"train.batch={batch}", f"train.samples={60 * batch}"])
         for number in range(rounds):
             for name, overrides in ARMS.items():
                 chosen = [*overrides, f"train.batch={batch}", f"train.samples={samples}"]

@@ -38,7 +38,6 @@ class Hook:
         self.busy = threading.local()
         orders = self.directory / "orders.json"
         self.orders = json.loads(orders.read_text()) if orders.exists() else None
-        self.order = None
 
     def stage(self):
         """Which stage this process does, or the supervisor waits for; `between` where there is none."""
@@ -87,12 +86,12 @@ class Hook:
             file.write(line)
 
     def _matching(self, stage, operation, name, count):
-        """The first order of this stage that nobody has carried out, if this is its moment."""
+        """An order that nobody has carried out and whose moment this is."""
+        now = (stage, self.role, operation, name, count)
         for number, order in enumerate(self.orders):
-            if order["stage"] != stage or (self.directory / f"fired-{number}.json").exists():
-                continue
-            wanted = (order["role"], order["operation"], order["path"], order["count"])
-            return order | {"number": number} if wanted == (self.role, operation, name, count) else None
+            when = tuple(order[part] for part in ("stage", "role", "operation", "path", "count"))
+            if when == now and not (self.directory / f"fired-{number}.json").exists():
+                return order | {"number": number}
         return None
 
     def fire(self, order):
