@@ -4,7 +4,6 @@ Every step is safe to repeat: done twice it leaves what doing it once leaves. So
 step and the note of it in `mlflow.json` costs a repetition, never a gap or a duplicate.
 """
 
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from pipeline.orchestration import mirror_files as files
 from pipeline.orchestration.ledger import Record
 from pipeline.orchestration.mirror_cursor import CursorFile, Execution, Parent, Sent, now_ms
 from pipeline.orchestration.mirror_dataset import USES, lineage
-from pipeline.orchestration.mirror_notes import parent_note, stage_note
+from pipeline.orchestration.mirror_notes import origin_tags, parent_note, stage_note
 from pipeline.orchestration.mirror_result import push_result, unsent_files
 from pipeline.orchestration.mlflow_store import Store
 from pipeline.orchestration.stage import STAGES
@@ -238,16 +237,29 @@ class Upload:
             there = store.last_steps(execution.run, {name for line in lines for name in line.values})
         for start in range(0, len(lines), LINES_PER_STEP):
             part = lines[start : start + LINES_PER_STEP]
-            points = [
-                (name, value, line.samples_seen)
-                for line in part
-                for name, value in line.values.items()
-                if line.samples_seen > there.get(name, -1)
-            ]
-            store.log_metrics(execution.run, points, now_ms())
+            again = [line for line in part if line.samples_seen <= sent.sending[0]]
+            self._send_lines(store, execution, again, sent.sending[1], there)
+            if new := part[len(again) :]:
+                sent.sending = [new[-1].samples_seen, now_ms()]
+                self.file.save()
+                self._send_lines(store, execution, new, sent.sending[1], there)
             sent.samples_seen = part[-1].samples_seen
             self.file.save()
         self.touched.add(execution.token)
+
+    def _send_lines(
+        self, store: Store, execution: Execution, lines: list[files.Line], at_ms: int, there: dict[str, int]
+    ) -> None:
+        """Log lines, all with the same time, as far as the server is not known to have them."""
+        assert execution.run is not None
+        points = [
+            (name, value, line.samples_seen)
+            for line in lines
+            for name, value in line.values.items()
+            if line.samples_seen > there.get(name, -1)
+        ]
+        if points:
+            store.log_metrics(execution.run, points, at_ms)
 
     def _new_lines(self, execution: Execution, directory: Path) -> list[files.Line]:
         tail = self.tails.setdefault(execution.token, files.HistoryTail(directory / files.HISTORY))
@@ -266,33 +278,3 @@ class Upload:
         if execution.state == "FAILED" and record and record.error:
             assert execution.run is not None
             store.tag(execution.run, {"triptych.error": record.error[:5000]})
-
-
-def origin_tags() -> dict[str, str]:
-    """Tags that say whose code made a run."""
-    import getpass
-
-    tags = {"mlflow.source.name": "triptych", "mlflow.source.type": "LOCAL"}
-    try:
-        tags["mlflow.user"] = getpass.getuser()
-    except (KeyError, OSError):
-        pass
-    if commit := _git_commit():
-        tags["mlflow.source.git.commit"] = commit
-    return tags
-
-
-def _git_commit() -> str | None:
-    """Of the checkout this file lies in, marked if it has changes of its own."""
-    here = Path(__file__).parent
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()

@@ -16,9 +16,8 @@ from pipeline.durable import write_json
 from pipeline.errors import InputError
 from pipeline.orchestration import mirror_files as files
 from pipeline.orchestration.compared import VALUES, member_runs
-from pipeline.orchestration.mirror import origin_tags
 from pipeline.orchestration.mirror_cursor import CursorFile, Parent, only_mirror
-from pipeline.orchestration.mirror_notes import GROUP_TAG, comparison_links
+from pipeline.orchestration.mirror_notes import GROUP_TAG, comparison_links, origin_tags
 from pipeline.orchestration.mlflow_store import Store, Target, reason, target_of
 from pipeline.orchestration.tracking import sync
 

@@ -36,6 +36,8 @@ class Sent:
         described: Whether parameters are there.
         dataset: Whether the dataset it made or reads is there.
         samples_seen: The last line of history.jsonl that is there.
+        sending: The last line that was being sent, and the time its points carry: they carry it again if
+            they are sent again, so that a server that took them late has them once.
         summary: Whether metrics.json and timing.json are there.
         headline: Whether the parent run has the headline metrics.
         files: Artifacts that are there, and images as `KEY@STEP`.
@@ -48,6 +50,7 @@ class Sent:
     described: bool = False
     dataset: bool = False
     samples_seen: int = -1
+    sending: list[int] = field(default_factory=lambda: [-1, 0])
     summary: bool = False
     headline: bool = False
     files: list[str] = field(default_factory=list)

@@ -101,10 +101,29 @@ def _adopt(upload: Upload, record: Record) -> None:
     upload.file.cursor.executions.append(execution)
 
 
+def _notice_finished(upload: Upload) -> bool:
+    """Finish executions whose process was killed after its result was complete, which a later run keeps.
+
+    Returns:
+        Whether there was one.
+    """
+    found = False
+    for stage in STAGES:
+        execution = upload.file.cursor.latest(stage)
+        if execution is None or execution.state not in ("KILLED", "FAILED"):
+            continue
+        directory = files.stage_directory(upload.run_directory, stage, execution.key)
+        record = files.peek(directory) if directory else None
+        if record and record.state == "complete" and record.attempts == execution.attempt:
+            execution.state, execution.ended_ms, found = "FINISHED", now_ms(), True
+    return found
+
+
 def settle_parent(upload: Upload) -> None:
     """No stage runs any more: the parent run ends as the worst of its stages."""
     cursor = upload.file.cursor
-    if cursor.parent.state != "RUNNING" or not cursor.executions:
+    finished = _notice_finished(upload)
+    if (cursor.parent.state != "RUNNING" and not finished) or not cursor.executions:
         return
     ends = [latest.state for stage in STAGES if (latest := cursor.latest(stage))]
     cursor.parent.state = "FAILED" if "FAILED" in ends else "FINISHED"
@@ -131,8 +150,10 @@ def settle(upload: Upload, *, adopt: bool) -> bool:
     found = [record for stage in STAGES if adopt and (record := _unknown_result(upload, stage))]
     for record in found:
         _adopt(upload, record)
-    changed = bool(left or found) or (bool(cursor.executions) and cursor.parent.state == "RUNNING")
+    before = [execution.state for execution in cursor.executions]
+    parent_runs = bool(cursor.executions) and cursor.parent.state == "RUNNING"
+    settle_parent(upload)
+    changed = bool(left or found) or parent_runs or before != [entry.state for entry in cursor.executions]
     if changed:
-        settle_parent(upload)
         upload.file.save()
     return changed

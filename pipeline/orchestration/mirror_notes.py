@@ -1,6 +1,7 @@
-"""What MLflow's pages say in words, and the addresses they are found at."""
+"""What MLflow's pages say in words, whose code it was, and the addresses they are found at."""
 
 import hashlib
+import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
@@ -115,3 +116,33 @@ def _runs_page(
 def _run_page(base: str, experiment: str, run: str, tab: str) -> str:
     path = f"{base}/#/experiments/{experiment}/runs/{run}"
     return f"{path}/{tab}?{ENDING}" if tab else f"{path}?{ENDING}"
+
+
+def origin_tags() -> dict[str, str]:
+    """Tags that say whose code made a run."""
+    import getpass
+
+    tags = {"mlflow.source.name": "triptych", "mlflow.source.type": "LOCAL"}
+    try:
+        tags["mlflow.user"] = getpass.getuser()
+    except (KeyError, OSError):
+        pass
+    if commit := _git_commit():
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def _git_commit() -> str | None:
+    """Of the checkout this file lies in, marked if it has changes of its own."""
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.orchestration import ledger
 from pipeline.orchestration.mirror_cursor import CursorFile, only_mirror
 from pipeline.orchestration.mlflow_store import image_stem
 from pipeline.orchestration.tracking import Mirror, reconcile, start_mirror, sync
@@ -230,6 +231,33 @@ def test_a_run_whose_process_vanished_is_shown_as_killed(root: Path) -> None:
     assert server.only("demo:train").status == "RUNNING"
     reconcile(run.directory, run.config)
     assert [server.only(name).status for name in ("demo", "demo:train")] == ["KILLED", "KILLED"]
+
+
+def test_a_result_that_a_later_run_only_puts_in_place_is_shown_as_finished(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage was killed between its record and the renaming of its directory."""
+    run = FakeRun(root, config_of())
+    mirror = start_mirror(run.directory, run.config)
+    write_dataset(run.start("shard"))
+    mirror.stage_started("shard")
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "settle", lambda place: None)
+        patch.setattr("tests.tracking.fake_run.adopt_dataset", lambda place, root: None)
+        run.finish("shard", samples=12.0)
+    mirror.stage_finished("shard", "FAILED")
+    mirror.close(240.0)
+    assert server_of(root).only("demo:shard").status == "FAILED"
+
+    again = start_mirror(run.directory, run.config)
+    place = ledger.place_of(root, "demo", "shard", run.records["shard"].key)
+    ledger.settle(place)
+    ledger.adopt_dataset(place, root)
+    again.close(240.0)
+    server = server_of(root)
+    assert [server.only(name).status for name in ("demo", "demo:shard")] == ["FINISHED", "FINISHED"]
+    assert sum(server.images(server.only("demo:shard")).values()) == 3
+    assert server.steps(server.only("demo:shard"), "samples") == [0]
 
 
 def test_two_processes_never_upload_the_same_run(root: Path) -> None:

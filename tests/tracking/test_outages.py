@@ -21,6 +21,7 @@ from pipeline.orchestration.mirror_cursor import CursorFile
 from pipeline.orchestration.mlflow_store import Store
 from pipeline.orchestration.tracking import start_mirror, sync
 from tests.tracking.fake_run import SAMPLES_PER_LINE, FakeRun, config_of, write_history, write_tiles
+from tests.tracking.moody_proxy import Proxy
 from tests.tracking.server import Server
 
 pytestmark = pytest.mark.slow
@@ -140,6 +141,32 @@ def _failing_after(method: object, name: str, left: dict[str, int]) -> object:
     return wrapped
 
 
+def test_a_request_that_the_server_takes_after_we_gave_up_on_it_adds_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An overloaded server: we time out, ask what is there, send again, and then it takes the first one."""
+    monkeypatch.setattr("pipeline.orchestration.mirror.LINES_PER_STEP", 400)
+    run, late = finished_run(root), []
+    log_metrics = Store.log_metrics
+
+    def slow(self: Store, *arguments: object) -> None:
+        if len(late) < 3:
+            late.append(lambda: log_metrics(self, *arguments))  # type: ignore[arg-type]
+            raise TimeoutError("no answer for 10 s")
+        log_metrics(self, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "log_metrics", slow)
+        for _ in range(3):
+            with pytest.raises(InputError, match="no answer for 10 s"):
+                sync(run.directory, run.config)
+            time.sleep(0.01)  # another millisecond, the unit of times
+        sync(run.directory, run.config)
+    for request in late:
+        request()
+    assert_complete(Server(f"sqlite:///{root.resolve() / 'mlflow.db'}"))
+
+
 @pytest.mark.timeout(600)
 def test_a_server_that_is_away_delays_and_loses_nothing(
     tmp_path: Path, empty_database: bytes, monkeypatch: pytest.MonkeyPatch
@@ -174,6 +201,47 @@ def test_a_server_that_is_away_delays_and_loses_nothing(
     with _server(tmp_path, port):
         sync(run.directory, run.config)
         assert_complete(Server(uri))
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_falls_silent_slow_and_forgetful_in_the_middle_gets_everything_once(
+    tmp_path: Path, empty_database: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on meanwhile, and makes up for it by itself when the server is well again."""
+    monkeypatch.setattr("pipeline.orchestration.tracking.FIRST_RETRY_S", 0.3)
+    monkeypatch.setattr("pipeline.orchestration.tracking.LONGEST_RETRY_S", 1.0)
+    monkeypatch.setattr("pipeline.orchestration.tracking.POLL_S", 0.1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    (tmp_path / "server.db").write_bytes(empty_database)
+    port = _free_port()
+    with _server(tmp_path, port), Proxy(port) as proxy:
+        run = FakeRun(tmp_path / "runs", config_of(uri=proxy.uri))
+        mirror = start_mirror(run.directory, run.config)
+        directory = run.start("train")
+        mirror.stage_started("train")
+        for number, mood in enumerate(("well", "silent", "forgetful", "slow", "well")):
+            proxy.mood = mood
+            write_history(directory, range(1 + number * LINES // 5, 1 + (number + 1) * LINES // 5))
+            answered = proxy.answered
+            if mood in ("well", "slow"):
+                _wait_until(lambda answered=answered: proxy.answered >= answered + 2)
+            else:
+                _wait_until(lambda asked=proxy.asked: proxy.asked >= asked + 2)
+        run.finish("train", final=1.0)
+        mirror.stage_finished("train", "FINISHED")
+        write_tiles(run.start("analyze"), LATENTS, STEPS, pixels=16)
+        mirror.stage_started("analyze")
+        run.finish("analyze", **{"interp/mig": 0.4})
+        proxy.mood = "silent"
+        started_s = time.monotonic()
+        mirror.stage_finished("analyze", "FINISHED")
+        assert time.monotonic() - started_s < 3.0, "notes never wait for a server"
+        said = mirror.close(1.0)
+        assert "uploads what waits" in said[0]
+        proxy.mood = "well"
+        _wait_until(lambda: not mirror._thread.is_alive())
+        sync(run.directory, run.config)
+        assert_complete(Server(f"http://127.0.0.1:{port}"))
 
 
 @pytest.mark.timeout(300)
