@@ -8,7 +8,8 @@
   not depend on what else runs on the machine. `halves` are two processes that train apart on half the batch
   each: what two cores of this machine give at best, memory and clock shared.
 - Overhead: the train stage under its supervisor, `train.log_samples`, `checkpoint_samples` and MLflow as in
-  configs/demo.yaml, against the same with none of them but the last save. Counted from the 50th update on
+  configs/demo.yaml, against the same with none of them but the last save (nor the validation that
+  chooses the best checkpoint). Counted from the 50th update on
   (importing MLflow takes the supervisor seconds once) to the last: wall time, and CPU time of the training
   process and of the supervisor together.
 """
@@ -35,6 +36,8 @@ ARMS = {
         "tracking.enabled=false",
         "train.log_samples=1000000000",
         "train.checkpoint_samples=1000000000",
+        "train.checkpoint_minutes=null",
+        "train.validation_samples=0",
     ],
 }
 
