@@ -23,6 +23,12 @@ START_TIMEOUT_S = 600
 RETURN_TIMEOUT_S = 240
 """How long a lost machine is waited for; a process gives up on its peers after 300 s."""
 
+LOST_AFTER_S = 12.0
+"""A machine that wrote nothing for so long is lost: network file systems show changes seconds late."""
+
+LEAD_LOST_AFTER_S = 30.0
+"""Longer than the lead has patience with others, and shorter than a dead lead's lock lasts."""
+
 SIOCGIFADDR = 0x8915
 
 
@@ -54,6 +60,16 @@ class Nodes:
     def endpoint(self) -> str:
         """What RDZV_ENDPOINT says, with the port."""
         return endpoint_text(self.host, self.port)
+
+    @property
+    def lost_after_s(self) -> float:
+        """Silence after which another machine is lost; shorter where people have less patience."""
+        return min(LOST_AFTER_S, self.return_timeout_s / 3)
+
+    @property
+    def lead_lost_after_s(self) -> float:
+        """Silence after which the lead is."""
+        return min(LEAD_LOST_AFTER_S, self.return_timeout_s / 2)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ DIRECTORY = ".nodes"
 LEAD = "lead.json"
 
 BEAT_S = 1.0
-LOST_AFTER_S = 12.0
-"""A machine that wrote nothing for so long is lost: network file systems show changes seconds late."""
 
 LookState = Literal["works", "stops", "ended"]
 

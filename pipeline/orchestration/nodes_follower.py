@@ -15,7 +15,6 @@ from pipeline.orchestration.job import read_job, relocated, write_job
 from pipeline.orchestration.nodes import Meeting, Nodes, address_towards
 from pipeline.orchestration.nodes_board import (
     BEAT_S,
-    LOST_AFTER_S,
     Board,
     Call,
     LeadNotice,
@@ -34,12 +33,6 @@ from pipeline.orchestration.processes import (
 )
 
 POLL_S = 0.5
-LEAD_LOST_AFTER_S = 30.0
-"""Longer than the lead has patience with others, and shorter than a dead lead's lock lasts."""
-
-SEEN_AFTER_S = 20.0
-"""How late a network file system may show what the lead wrote."""
-
 LAST_WORDS_S = 15.0
 """How long processes go on after the lead's have ended."""
 
@@ -161,7 +154,7 @@ class _Follower:
     def _watch(self) -> Verdict | None:
         """What the lead's notice means for the processes here."""
         lead = self._look(patient=False)
-        if lead.id != self._last_call[0] or self._pulse.age_s(lead.id) > LEAD_LOST_AFTER_S:
+        if lead.id != self._last_call[0] or self._pulse.age_s(lead.id) > self._nodes.lead_lost_after_s:
             return "kill"
         if lead.call is None or lead.call.meeting != self._last_call[1]:
             self._dismissed_s = self._dismissed_s or time.monotonic()
@@ -183,14 +176,18 @@ class _Follower:
             self._pulse.feel(said.id, said.beat)
             if said.id == self._lead.id:
                 self._lead = said
-            elif self._pulse.age_s(said.id) < LOST_AFTER_S:
+            elif self._pulse.age_s(said.id) < self._nodes.lost_after_s:
                 self._adopt(said, said.id)
-        if patient and self._lead.state != "ended" and self._pulse.age_s(self._lead.id) > LEAD_LOST_AFTER_S:
-            again = f"NNODES=1 {command_name()} run CONFIG --wait"
+        if (
+            patient
+            and self._lead.state != "ended"
+            and self._pulse.age_s(self._lead.id) > self._nodes.lead_lost_after_s
+        ):
+            silence_s, again = self._nodes.lead_lost_after_s, f"NNODES=1 {command_name()} run CONFIG --wait"
             raise RunFailed(
-                f"no sign of life from the lead ({self._lead.host}) for {LEAD_LOST_AFTER_S:.0f} s; what is "
-                f"saved in {self._directory} is intact. Start the same command again on every machine, or go "
-                f"on here alone with `{again}`"
+                f"no sign of life from the lead ({self._lead.host}) for {silence_s:.0f} s; what is saved in "
+                f"{self._directory} is intact. Start the same command again on every machine, or go on here "
+                f"alone with `{again}`"
             )
         return self._lead
 
@@ -213,7 +210,7 @@ class _Follower:
         Raises:
             InputError: If it is pointless to go on.
         """
-        if answers_s > SEEN_AFTER_S:
+        if answers_s > self._nodes.lead_lost_after_s:
             raise InputError(
                 f"{self._directory}: what the lead ({self._nodes.host}) writes there does not show here; "
                 "--root must name a directory on a file system that all machines share"
@@ -234,7 +231,9 @@ class _Follower:
         if said is None:
             return
         self._pulse.feel(said.id, said.beat)
-        if said.id != greeted and (said.state == "ended" or self._pulse.age_s(said.id) > LOST_AFTER_S):
+        if said.id != greeted and (
+            said.state == "ended" or self._pulse.age_s(said.id) > self._nodes.lost_after_s
+        ):
             return
         if other := self._other_of_our_number():
             raise InputError(

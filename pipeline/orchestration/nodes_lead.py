@@ -17,7 +17,6 @@ from pipeline.errors import Interrupted
 from pipeline.orchestration.nodes import Meeting, Nodes, address_towards
 from pipeline.orchestration.nodes_board import (
     BEAT_S,
-    LOST_AFTER_S,
     Board,
     Call,
     LeadNotice,
@@ -29,7 +28,7 @@ from pipeline.orchestration.processes import FAILED_ELSEWHERE, STOPPED, Interrup
 from pipeline.orchestration.stage import StageName
 
 POLL_S = 0.25
-LAST_WORDS_S = 15.0
+LAST_WORDS_S = 10.0
 """How long the lead's processes go on when those of another machine failed: to say why they fail too."""
 
 
@@ -222,7 +221,7 @@ class Lead:
         here, refused = [], {}
         for node in self._board.nodes():
             self._pulse.feel(node.id, node.beat)
-            if node.lead != self._notice.id or self._pulse.age_s(node.id) > LOST_AFTER_S:
+            if node.lead != self._notice.id or self._pulse.age_s(node.id) > self.nodes.lost_after_s:
                 continue
             if reason := self._unfit(node):
                 refused[node.id] = reason

@@ -4,8 +4,8 @@ The supervisor is given this module instead of `stages.worker`. Environment vari
 stage, steer it: FAKE_GATE waits until there is a file `go` in the working directory, FAKE_DEAF waits
 for ever and hears no request to stop, FAKE_FAIL, FAKE_REFUSE and FAKE_FULL fail in their ways.
 
-Several processes are started without torchrun's agent. The first does everything; the others stay until
-it has finished, or fail where FAKE_FAIL_ELSEWHERE says.
+Of several processes the first does everything, and the others stay until it has finished. On several
+machines they are started without torchrun's agent.
 """
 
 import errno
@@ -23,21 +23,21 @@ from pipeline.durable import write_text
 from pipeline.errors import InputError, Interrupted
 from pipeline.orchestration.ledger import RECORD
 from pipeline.orchestration.nodes import Meeting
-from pipeline.orchestration.nodes_agent import STOP_FILE, UNDER_AGENT
+from pipeline.orchestration.nodes_agent import STOP_FILE, UNDER_AGENT, run_processes
 from pipeline.orchestration.processes import PARENT
 from pipeline.orchestration.stage import Context, Manifest
 from stages import worker
 
 
 def run_stage(config: Config, context: Context, stage: str) -> Manifest:
-    if not context.world.is_main:
-        return _stand_by(context, stage)
     if os.environ.get("FAKE_FAIL") == stage:
         raise RuntimeError("the fake stage fails as told")
     if os.environ.get("FAKE_REFUSE") == stage:
         raise InputError("frame_0003.png: the image is truncated; replace it")
     if os.environ.get("FAKE_FULL") == stage:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/full.tar")
+    if not context.world.is_main:
+        return _stand_by(context, stage)
     (context.directory / "started").write_text("")
     if stage == "train":
         return _train(config, context)
@@ -67,8 +67,6 @@ def _train(config: Config, context: Context) -> Manifest:
 
 
 def _stand_by(context: Context, stage: str) -> Manifest:
-    if os.environ.get("FAKE_FAIL_ELSEWHERE") == stage:
-        raise RuntimeError("the fake stage fails on another machine")
     (context.directory.parent / f"{stage}.helped-by-{context.world.rank}").write_text("")
     while (record := context.directory / RECORD).exists() and '"running"' in record.read_text():
         if context.stop_requested():
@@ -81,7 +79,9 @@ def start(
     command: list[str], processes: int, max_restarts: int, meeting: Meeting | None, *, resumable: bool
 ) -> int:
     """What torchrun's agent does, as far as these tests are concerned."""
-    nodes, first = (meeting.nodes, 0 if meeting.is_lead else processes) if meeting else (1, 0)
+    if meeting is None:
+        return run_processes(command, processes, max_restarts, None, resumable=resumable)
+    first = 0 if meeting.is_lead else processes
     stop = Path(f"stop-{os.getpid()}")
     environment = {**os.environ, PARENT: str(os.getpid()), STOP_FILE: str(stop.absolute()), UNDER_AGENT: "x"}
     started = []
@@ -93,7 +93,7 @@ def start(
 
     signal.signal(signal.SIGTERM, ask)
     for local in range(processes):
-        world = {"RANK": first + local, "WORLD_SIZE": nodes * processes, "LOCAL_RANK": local}
+        world = {"RANK": first + local, "WORLD_SIZE": meeting.nodes * processes, "LOCAL_RANK": local}
         texts = {name: str(value) for name, value in world.items()}
         started.append(subprocess.Popen([sys.executable, "-m", *command], env={**environment, **texts}))
     return max(process.wait() for process in started)
