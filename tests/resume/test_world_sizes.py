@@ -42,9 +42,16 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def reports(
+    directory: Path, system: str, dtype: str, size: int, accumulation: int = 1
+) -> list[dict[str, float]]:
+    path = directory / f"{system}-{dtype}-{size}-{accumulation}.json"
+    values: list[dict[str, float]] = json.loads(path.read_text())
+    return values
+
+
 def losses(directory: Path, system: str, dtype: str, size: int, accumulation: int = 1) -> list[float]:
-    reports = json.loads((directory / f"{system}-{dtype}-{size}-{accumulation}.json").read_text())
-    return [report["loss"] for report in reports]
+    return [report["loss"] for report in reports(directory, system, dtype, size, accumulation)]
 
 
 @pytest.mark.slow
@@ -69,6 +76,17 @@ def test_micro_batches_in_one_and_in_two_processes_leave_the_loss_as_it_is(
     alone = losses(histories, system, dtype, 1)
     for size in (1, 2):
         assert losses(histories, system, dtype, size, 2) == pytest.approx(alone, rel=TOLERANCE[dtype])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_nor_does_any_term_or_gradient(system: str, histories: Path) -> None:
+    """A gradient that is wrong by a factor hardly shows in the loss: Adam does not care about scale."""
+    alone = reports(histories, system, "float64", 1)
+    for size in (2, 4):
+        for mine, theirs in zip(reports(histories, system, "float64", size), alone, strict=True):
+            assert mine.keys() == theirs.keys()
+            assert list(mine.values()) == pytest.approx(list(theirs.values()), rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.slow
