@@ -14,6 +14,7 @@ from pipeline.orchestration.nodes_agent import KEEP_ALIVE_ATTEMPTS, KEEP_ALIVE_S
 from pipeline.orchestration.nodes_lead import MachineMissing
 from pipeline.orchestration.origin import Origin
 from pipeline.orchestration.processes import threads_per_process, worker_environment
+from pipeline.orchestration.stage import STAGES
 
 
 def missing_text(
@@ -61,7 +62,8 @@ def _dry_run(
     for rank in range(nodes.count):
         yield f"\nmachine {rank}{', the lead' if rank == 0 else ''}, in {Path.cwd()}:"
         yield f"  {_typed(origin, launch, nodes, rank, nodes.count, launch.processes)}"
-    yield f"\n{', '.join(distributed)} on all machines at once, the other stages on the lead alone"
+    alone = [stage for stage in STAGES if stage not in distributed]
+    yield f"\non all machines: {', '.join(distributed)}; on the lead alone: {', '.join(alone) or 'none'}"
     for is_lead in (True, False):
         yield f"\ntorchrun on {'the lead' if is_lead else 'the others'}, as a library:"
         yield f"  {_torchrun(config, launch, root, nodes, is_lead=is_lead)}"

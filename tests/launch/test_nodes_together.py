@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,8 +69,8 @@ def saved(terminal: Terminal) -> int:
     return int(path.read_text()) if path.exists() else 0
 
 
-def record(terminal: Terminal) -> dict[str, object]:
-    said: dict[str, object] = json.loads((terminal.directory / "runs/tiny/train/stage.json").read_text())
+def record(terminal: Terminal) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads((terminal.directory / "runs/tiny/train/stage.json").read_text())
     return said
 
 
@@ -99,6 +100,19 @@ def test_a_signal_on_either_machine_saves_and_ends_both_with_75(
         assert "interrupted; what is done is saved" in said
     assert record(terminal)["state"] == "running"
     terminal.await_no_process()
+
+
+def test_stage_that_is_not_divided_runs_on_the_lead_while_the_other_machine_waits(
+    terminal: Terminal, pair: Pair
+) -> None:
+    both = pair.both(FAKE_GATE="train", FAKE_ALONE="train")
+    wait_until(lambda: saved(terminal))
+    assert both[1].poll() is None
+    assert not [line for line in terminal.processes().values() if ".job.node-1.json" in line]
+    both[1].send_signal(signal.SIGTERM)
+    assert [ended(process)[0] for process in both] == [75, 75]
+    assert record(terminal)["execution"]["processes"] == 1
+    assert not (terminal.directory / "runs/tiny/train.helped-by-1").exists()
 
 
 def test_machine_that_is_killed_and_comes_back_is_taken_in_again(terminal: Terminal, pair: Pair) -> None:
