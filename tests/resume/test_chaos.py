@@ -30,7 +30,8 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     named = next(
         event for event in sorted(saved) if event[2] == "rename" and event[3].endswith("checkpoints/#")
     )
-    sharded = next(event for event in sorted(events) if event[0] == "shard" and event[3].endswith(".tar"))
+    tars = {event for event in events if event[0] == "shard" and event[3].endswith(".tar")}
+    sharded = next(event for event in sorted(tars) if event[2] == "write")
     orders = [
         runs.Order(*sharded, count=1, how="before", victim="self"),
         runs.Order(*torn, count=2, how="torn", victim="self"),
@@ -39,7 +40,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(
     killed, tally = runs.Command(tmp_path / "killed", 1, extra=SHORT), chaos.Tally()
     chaos.one_round(killed, orders, tally)
     assert tally.problems == []
-    assert [kill["victim"] for kill in tally.kills] == ["self", "self", "tree"]
+    assert sorted(kill["victim"] for kill in tally.kills) == ["self", "self", "tree"]
     assert tally.rounds[0]["attempts"] == 4
     assert checks.differences(whole.root, killed.root) == []
     found = list((killed.root / "chaos/train").iterdir())
