@@ -15,6 +15,8 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 
+CREDENTIALS_EXPIRE_S = 5
+
 CONFIG = """\
 ClusterName=small
 SlurmctldHost=localhost
@@ -22,8 +24,8 @@ SlurmctldPort={ports[0]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# A requeued job waits until credentials of its earlier start have expired.
-AuthInfo=socket={directory}/munge/socket,cred_expire=3
+# A node refuses a requeued job until credentials of its earlier start have expired: {expire} s, the shortest.
+AuthInfo=socket={directory}/munge/socket,cred_expire={expire}
 StateSaveLocation={directory}/state
 SlurmdSpoolDir={directory}/spool/%n
 SlurmctldPidFile={directory}/slurmctld.pid
@@ -88,7 +90,9 @@ def running(directory: Path) -> Iterator[Slurm]:
         "SLURM_CONF": str(directory / "slurm.conf"),
         "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
     }
-    (directory / "slurm.conf").write_text(CONFIG.format(directory=directory, ports=_free_ports(3)))
+    (directory / "slurm.conf").write_text(
+        CONFIG.format(directory=directory, ports=_free_ports(3), expire=CREDENTIALS_EXPIRE_S)
+    )
     for name in ("munge", "state", "spool/n1", "spool/n2"):
         (directory / name).mkdir(parents=True)
     slurm = Slurm(directory, environment)

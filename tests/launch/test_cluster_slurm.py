@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 
 from stages import __main__ as command
 from tests.launch.conftest import CHECKOUT, TINY
+
+SHELLCHECK = str(Path(sys.executable).with_name("shellcheck"))
+"""Of the environment, which need not be on PATH."""
 
 STAND_INS = {
     "scontrol": """
@@ -120,12 +124,12 @@ def test_printed_script_passes_shellcheck(
     printed: Callable[..., str], words: tuple[str, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "job.sh").write_text(printed(*words))
-    subprocess.run(["shellcheck", "job.sh"], check=True)
+    subprocess.run([SHELLCHECK, "job.sh"], check=True)
 
 
 def test_launch_script_and_template_pass_shellcheck() -> None:
     files = [CHECKOUT / "launch.sh", CHECKOUT / "configs/cluster/slurm.sh"]
-    subprocess.run(["shellcheck", *files], check=True)
+    subprocess.run([SHELLCHECK, *files], check=True)
 
 
 def test_header_asks_for_what_the_flags_say(printed: Callable[..., str], tmp_path: Path) -> None:

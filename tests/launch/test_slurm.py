@@ -17,7 +17,7 @@ import pytest
 from stages import __main__ as command
 from tests.launch import small_slurm
 from tests.launch.conftest import CHECKOUT
-from tests.launch.small_slurm import Slurm
+from tests.launch.small_slurm import CREDENTIALS_EXPIRE_S, Slurm
 
 pytestmark = [
     pytest.mark.slow,
@@ -93,6 +93,7 @@ def test_preempted_job_is_requeued_and_goes_on_where_it_stopped(
     before = samples_seen()
     assert 0 < before[-1] < 2400
     assert slurm.job(job)["Restarts"] == "1"
+    time.sleep(CREDENTIALS_EXPIRE_S + 2)
     slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")  # else two minutes from now
     log = Path(f"runs/small/slurm/{job}.log")
     assert slurm.await_state(job, "COMPLETED", "FAILED", "NODE_FAIL", seconds=240) == "COMPLETED", (
