@@ -48,11 +48,13 @@ def refuse_uneven(config: Config, launch: "Launch") -> None:
     Raises:
         InputError: If that is not possible.
     """
-    if config.train.batch % launch.world:
+    if config.train.batch % (launch.world * config.train.accumulation):
+        parts = config.train.accumulation
+        in_parts = f" and train.accumulation {parts}" if parts > 1 else ""
         on_each = f"{launch.nodes.count} machines with " if launch.nodes else ""
         raise InputError(
             f"train.batch {config.train.batch} cannot be divided among {on_each}--nproc {launch.processes} "
-            "processes evenly; change one of them"
+            f"processes{in_parts} evenly; change one of them"
         )
 
 

@@ -17,6 +17,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.loader.batches import training_batches
 from pipeline.data.loader.corrupt import CorruptionProcess
 from pipeline.data.loader.dataset import ShardedDataset
+from pipeline.durable import write_json
 from pipeline.errors import InputError
 from pipeline.models.autoencoder import build_autoencoder
 from pipeline.models.networks import refuse_batch_norm
@@ -68,6 +69,7 @@ def run(config: TrainInputs, context: Context) -> Manifest:
         state = start(model, config.objective, config.train, context.seed)
         state.discriminators.to(processes.device)
         resume(context.directory / CHECKPOINTS, state, context.progress.say)
+        _refuse_different_starts(context.directory / CHECKPOINTS, state, processes)
         samples_before, started_s = state.samples_seen, time.monotonic()
         _train(config, context, processes, dataset, state)
         elapsed_s = time.monotonic() - started_s
@@ -211,6 +213,23 @@ def _refuse_indivisible(train: Train, world: World) -> None:
         )
 
 
+def _refuse_different_starts(checkpoints: Path, state: TrainingState, processes: Processes) -> None:
+    """Refuse to go on where one process found another checkpoint than the rest.
+
+    Raises:
+        InputError: If not all stand at the same number of samples.
+    """
+    own = float(state.samples_seen)
+    first = torch.tensor(
+        [own if processes.world.is_main else 0.0], dtype=torch.float64, device=processes.device
+    )
+    if processes.any(processes.sum(first).item() != own):
+        raise InputError(
+            f"{checkpoints}: this process would go on after {own:.0f} samples and another one not; the "
+            "file system does not show all of them the same files. Run the same command again when it does"
+        )
+
+
 def _decoder_passes(model: Model, objective: Objective) -> int:
     """How often an update decodes: reconstructions, draws from the prior for the adversary, or both."""
     adversary = objective.adversary
@@ -233,15 +252,22 @@ def _bf16(precision: str, directory: Path, processes: Processes) -> bool:
     kept = directory / HARDWARE
     native = not processes.any(not native_bf16(processes.device))
     resolved = precision if precision != "auto" else ("bf16" if native else "fp32")
-    if kept.exists():
-        begun = json.loads(kept.read_text())["precision"]
+    begun = _begun_in(kept, processes)
+    if begun:
         if begun == "bf16" and precision == "auto" and not native:
             raise InputError(
                 f"{kept}: training began in bf16, which this machine does not compute natively; "
                 "continue where it began, or train anew with --force train"
             )
         return bool(begun == "bf16")
-    processes.wait()
     if processes.world.is_main:
-        kept.write_text(json.dumps({"precision": resolved}) + "\n")
+        write_json(kept, {"precision": resolved})
     return resolved == "bf16"
+
+
+def _begun_in(kept: Path, processes: Processes) -> str:
+    """The precision that the first process finds noted, the same answer in all; empty if it finds none."""
+    found = json.loads(kept.read_text())["precision"] if processes.world.is_main and kept.exists() else ""
+    if processes.any(found == "bf16"):
+        return "bf16"
+    return "fp32" if processes.any(found == "fp32") else ""

@@ -180,7 +180,8 @@ def _report(error: Exception, job: Job, world: World) -> int:
         code = FAILED_ELSEWHERE
     said = str(refused) if refused else f"{type(error).__name__}: {error}"
     time.sleep(TURN_S * min(world.rank, LAST_TURN))  # where all meet the same, the first has said it by then
-    if world.rank and _failure(job) == said:
+    before = _failure(job)
+    if before and (code == FAILED_ELSEWHERE or (world.rank and before == said)):
         return code
     if not _is_complete(job):  # what the first process has finished stays so
         with contextlib.suppress(OSError):  # on a full disk there is no room for the record either

@@ -45,10 +45,11 @@ stop() {
 }
 trap stop TERM
 
-# SLURM signals every process of a task, this shell too: it must outlive the launcher and pass on its
-# exit code. The lead (node 0) knows how the run ended, so only its code counts.
+# The lead (node 0) knows how the run ended, so only its code counts. There the launcher takes the place of
+# the task's shell: where SLURM tracks processes by cgroup, it signals that one process and no child of it.
+# The others are stopped by the lead; their shells outlive a signal, to end with 0 whatever happens.
 # shellcheck disable=SC2016 # expanded by the task's own shell
-task='trap : TERM INT; NODE_RANK=$SLURM_NODEID "$@"; code=$?; [[ $SLURM_NODEID == 0 ]] || code=0; exit "$code"'
+task='export NODE_RANK=$SLURM_NODEID; [[ $NODE_RANK == 0 ]] && exec "$@"; trap : TERM INT; "$@"; exit 0'
 # No core is bound: the launcher spreads its processes over those the job has.
 srun --kill-on-bad-exit=0 --wait=0 --cpu-bind=none bash -c "$task" triptych "${run[@]}" &
 step=$!

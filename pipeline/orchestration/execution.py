@@ -109,6 +109,8 @@ def work(job: Job, run_directory: Path, crew: Crew, *, distributed: bool) -> int
                 return code
             if crew.lead and distributed and (name := crew.lead.lost_member()):
                 say(f"{job.record.stage}: {name} is lost; what is saved is intact")
+            elif code < 0 and crew.lead and distributed and (failed := crew.lead.failed_code()):
+                return failed  # ours were only killed because of it
             elif code < 0 and restarts < crew.launch.max_restarts:
                 restarts += 1
                 again = f"started again ({restarts} of {crew.launch.max_restarts})"

@@ -90,8 +90,9 @@ class _Follower:
         """Wait for a lead that lives.
 
         Raises:
-            InputError: If there is none in time, it is not on the same disk, or leads another run.
+            InputError: If it is not on the same disk, or leads another run.
             Interrupted: If asked to stop meanwhile.
+            RunFailed: If there is none in time.
         """
         started_s, answered_s = time.monotonic(), float("inf")
         while self._lead is None:
@@ -134,12 +135,15 @@ class _Follower:
 
     def _join(self, lead: LeadNotice, call: Call) -> None:
         """Start this machine's processes of a stage, and wait for them."""
-        self._last_call, self._dismissed_s = (lead.id, call.meeting), None
         own = self._directory / f".job.{self._mine.slot}.json"
         try:
-            write_job(own, relocated(read_job(self._directory / JOB), self._root))
+            job = read_job(self._directory / JOB)
         except OSError:
-            return  # over before it began here
+            return  # over before it began here, or not yet shown by a network file system
+        if job.record.stage != call.stage:
+            return
+        write_job(own, relocated(job, self._root))
+        self._last_call, self._dismissed_s = (lead.id, call.meeting), None
         say(
             f"{call.stage}: joining with {call.processes} {'process' if call.processes == 1 else 'processes'}"
         )
@@ -208,7 +212,8 @@ class _Follower:
         """Look for a lead no longer than makes sense.
 
         Raises:
-            InputError: If it is pointless to go on.
+            InputError: If the lead's files do not show here.
+            RunFailed: If no lead came in time.
         """
         if answers_s > self._nodes.lead_lost_after_s:
             raise InputError(
@@ -216,7 +221,7 @@ class _Follower:
                 "--root must name a directory on a file system that all machines share"
             )
         if waited_s > self._nodes.start_timeout_s:
-            raise InputError(
+            raise RunFailed(
                 f"no lead for {waited_s:.0f} s: {self._nodes.endpoint} does not answer, nor does one write "
                 f"in {self._directory}; start the same command there, and see that the address is right, the "
                 "port open, and --root shared by all machines"

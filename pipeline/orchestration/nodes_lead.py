@@ -179,9 +179,17 @@ class Lead:
 
     def failed_member(self) -> str:
         """The name of a machine on which the last stage failed of itself, and how; empty if on none."""
+        failed = self._failed()
+        return f"{failed.name} (exit code {failed.exit_code})" if failed else ""
+
+    def failed_code(self) -> int:
+        """With what exit code of its own the last stage failed on another machine; 0 if on none."""
+        failed = self._failed()
+        return max(0, failed.exit_code) if failed else 0
+
+    def _failed(self) -> NodeNotice | None:
         ended = self._ended_badly(self._joined) if self._joined else []
-        failed = [node for node in ended if node.exit_code != FAILED_ELSEWHERE]
-        return f"{failed[0].name} (exit code {failed[0].exit_code})" if failed else ""
+        return next((node for node in ended if node.exit_code != FAILED_ELSEWHERE), None)
 
     def _asked_to_stop(self) -> bool:
         return any(node.stops for node in self._present)

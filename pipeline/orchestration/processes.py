@@ -27,7 +27,15 @@ Verdict = Literal["stop", "kill"]
 PARENT = "TRIPTYCH_PARENT"
 """Environment variable: the process that a worker must not outlive."""
 
-TORCHRUNS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TORCHRUNS = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_RUN_ID",
+)
 """What torchrun tells the processes that it starts. Left by somebody else (a pod, a notebook), they would
 make a stage alone take itself for one of several."""
 

@@ -239,7 +239,7 @@ def _clear(directory: Path, kept: Collection[str]) -> None:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _amount(task: Task, finished: set[int]) -> int:

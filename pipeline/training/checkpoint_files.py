@@ -60,6 +60,8 @@ def write_checkpoint(
     files: Iterable[tuple[str, bytes]],
     keep: Keep,
     best: Score | None = None,
+    *,
+    late: bool = False,
 ) -> Path:
     """Write a checkpoint, then remove those that need not be kept.
 
@@ -69,6 +71,7 @@ def write_checkpoint(
         files: What it holds, one file at a time.
         keep: What stays.
         best: Its score if it is the best so far; it is then kept as `best` too.
+        late: There may be newer ones, since it could not be written when it was taken; nothing is removed.
 
     Returns:
         Its directory.
@@ -97,9 +100,10 @@ def write_checkpoint(
         _remove_unfinished(root)
         raise
     sync_directory(root)
-    with contextlib.suppress(OSError):  # the checkpoint is safe without it
-        write_text(root / LATEST, f"{final.name}\n")
-    _prune(root, final, keep)
+    if not late:
+        with contextlib.suppress(OSError):  # the checkpoint is safe without it
+            write_text(root / LATEST, f"{final.name}\n")
+        _prune(root, final, keep)
     return final
 
 
@@ -171,7 +175,8 @@ def _restore_best(root: Path) -> None:
     if (root / BEST).exists():
         shutil.rmtree(previous, ignore_errors=True)
     else:
-        previous.rename(root / BEST)
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            previous.rename(root / BEST)
 
 
 def _link(file: Path, name: Path) -> None:

@@ -124,7 +124,7 @@ class Saver:
             best, self._unsaved_best = self._unsaved_best, None
             try:
                 if best and not snapshot.best:
-                    self._write(best)
+                    self._write(best, late=True)
                 self._write(snapshot)
             except BaseException as crash:  # noqa: BLE001 (a thread's own end; the loop raises it)
                 self._crash = crash
@@ -140,10 +140,12 @@ class Saver:
             self._busy = snapshot is not None
             return snapshot
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write(self, snapshot: Snapshot, *, late: bool = False) -> None:
         try:
             self._before_write()
-            write_checkpoint(self._root, snapshot.samples_seen, snapshot.files(), self._keep, snapshot.best)
+            write_checkpoint(
+                self._root, snapshot.samples_seen, snapshot.files(), self._keep, snapshot.best, late=late
+            )
         except OSError as error:
             self._failure = error
             if snapshot.best:

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.orchestration.job import Job
+from pipeline.orchestration.processes import FAILED_ELSEWHERE
 from pipeline.orchestration.stage import World
 from stages import worker
 from tests.launch.conftest import Run, Terminal
@@ -31,4 +32,11 @@ def test_who_fails_alike_after_another_is_silent_and_who_fails_otherwise_is_not(
     assert fails(0, "no depth") == (2, "triptych: shard: no depth\n")
     assert fails(1, "no depth") == (2, "")
     assert fails(2, "no labels") == (2, "triptych: shard: no labels\n")
+
+    class DistBackendError(RuntimeError):
+        pass
+
+    code = worker._report(DistBackendError("Connection closed by peer"), job, World(0, 3))
+    assert (code, capsys.readouterr().err) == (FAILED_ELSEWHERE, "")
+    assert worker._failure(job) == "no labels"  # the cause, not what it led to
     assert fails(0, "no labels") == (2, "triptych: shard: no labels\n")  # started once more, it meets its own

@@ -68,6 +68,13 @@ def test_wrong_environment_is_one_message(
     assert told.count("\n") == 1
 
 
+def test_a_batch_is_shared_among_processes_and_micro_batches(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = ["--nproc", "2", "--set", "train.accumulation=64"]
+    assert command.main(["run", "tiny.yaml", *parts, "--set", "train.batch=64"]) == 2
+    said = capsys.readouterr().err
+    assert "among --nproc 2 processes and train.accumulation 64 evenly" in said
+
+
 def test_multinode_says_what_to_set_and_compare_stays_on_one_machine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

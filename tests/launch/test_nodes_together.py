@@ -217,7 +217,7 @@ def test_two_machines_of_one_number_are_refused(terminal: Terminal, pair: Pair) 
 
 def test_follower_without_a_lead_gives_up(pair: Pair) -> None:
     code, said = ended(pair.start(1, timeout_s=2))
-    assert code == 2
+    assert code == 1  # it may come later: a cluster should try again
     assert "no lead for 2 s: 127.0.0.1:" in said
 
 

@@ -26,12 +26,12 @@ class Disk:
         self.error: Exception | None = None
         self.written: list[int] = []
 
-    def write(self, root: Path, samples_seen: int, *arguments: Any) -> Path:
+    def write(self, root: Path, samples_seen: int, *arguments: Any, **options: Any) -> Path:
         assert self.open.wait(60)
         if self.error is not None:
             raise self.error
         self.written.append(samples_seen)
-        return write_checkpoint(root, samples_seen, *arguments)
+        return write_checkpoint(root, samples_seen, *arguments, **options)
 
 
 @pytest.fixture
@@ -140,6 +140,7 @@ def test_a_disk_that_refuses_is_said_once_and_ends_training_only_at_the_end(
     assert "the last good one is 000000000064" in said[0]
     disk.error = None
     save()
+    assert (tmp_path / "latest").read_text() == "000000000256\n"
     assert said[1:] == ["checkpoints can be written again; the last good one is 000000000256"]
     assert read_best(tmp_path) == Score(128, 1.0)  # kept until it could be written
     disk.error = OSError(code, "no", "somewhere")

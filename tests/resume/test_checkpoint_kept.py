@@ -7,7 +7,7 @@ from test_checkpoint import assert_same, damage, make_state, train_a_little
 
 from pipeline.training import checkpoint_files
 from pipeline.training.checkpoint import TrainingState, resume, save_checkpoint
-from pipeline.training.checkpoint_files import Keep, Score, read_best
+from pipeline.training.checkpoint_files import Keep, Score, read_best, write_checkpoint
 
 
 def save_all(
@@ -42,6 +42,16 @@ def test_the_best_is_kept_apart_from_the_newest(tmp_path: Path) -> None:
     assert resume(tmp_path, other, pytest.fail)
     assert_same(states[128], other)
     assert other.best == Score(128, 8.0)
+
+
+def test_a_best_that_is_written_late_removes_nothing_newer(tmp_path: Path) -> None:
+    state = make_state()
+    save_all(tmp_path, state, 2, Keep(1, milestone_samples=100))
+    files = [("progress.json", b"{}")]
+    write_checkpoint(tmp_path, 64, files, Keep(1, milestone_samples=100), Score(64, 1.0), late=True)
+    assert names(tmp_path) == ["128", "64", "best", "latest"]
+    assert (tmp_path / "latest").read_text() == "000000000128\n"
+    assert read_best(tmp_path) == Score(64, 1.0)
 
 
 @pytest.mark.parametrize("moment", [1, 2])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_checkpoint import make_state
 from train_once import CONFIG, train
 
 import stages.train
@@ -19,7 +20,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.modality import Sample
 from pipeline.data.shards.dataset import write_dataset
 from pipeline.errors import Failed, InputError, Interrupted
-from pipeline.orchestration.distributed import connect
+from pipeline.orchestration.distributed import Processes, connect
 from pipeline.orchestration.stage import World
 from pipeline.training import checkpoint_files, history, losses, update
 
@@ -304,3 +305,24 @@ def test_two_processes_train_the_same_model_as_one(dataset: Path, tmp_path: Path
     assert [line.keys() for line in histories[0]] == [line.keys() for line in histories[1]]
     for left, right in zip(*histories, strict=True):
         assert list(left.values()) == pytest.approx(list(right.values()), rel=1e-7)
+
+
+class FirstStandsAt:
+    """What another process adds to the second's numbers: where it stands, and that it sees no difference."""
+
+    def __init__(self, samples_seen: int) -> None:
+        self.numbers = iter([float(samples_seen), 0.0])
+
+    def reduce(self, values: torch.Tensor, reduction: str) -> torch.Tensor:
+        return values + next(self.numbers)
+
+
+def test_processes_that_found_different_checkpoints_do_not_go_on(tmp_path: Path) -> None:
+    def second(first: int) -> Processes:
+        return Processes(World(1, 2), torch.device("cpu"), FirstStandsAt(first))
+
+    state = make_state()
+    state.samples_seen = 64
+    stages.train._refuse_different_starts(tmp_path, state, second(64))
+    with pytest.raises(InputError, match="would go on after 64 samples and another one not"):
+        stages.train._refuse_different_starts(tmp_path, state, second(128))
