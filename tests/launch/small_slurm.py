@@ -15,8 +15,6 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 
-CREDENTIALS_EXPIRE_S = 5
-
 CONFIG = """\
 ClusterName=small
 SlurmctldHost=localhost
@@ -24,8 +22,9 @@ SlurmctldPort={ports[0]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# A node refuses a requeued job until credentials of its earlier start have expired: {expire} s, the shortest.
-AuthInfo=socket={directory}/munge/socket,cred_expire={expire}
+# A node refuses a requeued job until credentials of its earlier start have expired: 5 s is the
+# shortest that SLURM allows.
+AuthInfo=socket={directory}/munge/socket,cred_expire=5
 StateSaveLocation={directory}/state
 SlurmdSpoolDir={directory}/spool/%n
 SlurmctldPidFile={directory}/slurmctld.pid
@@ -90,9 +89,7 @@ def running(directory: Path) -> Iterator[Slurm]:
         "SLURM_CONF": str(directory / "slurm.conf"),
         "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
     }
-    (directory / "slurm.conf").write_text(
-        CONFIG.format(directory=directory, ports=_free_ports(3), expire=CREDENTIALS_EXPIRE_S)
-    )
+    (directory / "slurm.conf").write_text(CONFIG.format(directory=directory, ports=_free_ports(3)))
     for name in ("munge", "state", "spool/n1", "spool/n2"):
         (directory / name).mkdir(parents=True)
     slurm = Slurm(directory, environment)
