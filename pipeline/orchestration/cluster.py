@@ -9,8 +9,6 @@ from pipeline.config import Config
 from pipeline.errors import InputError
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "configs" / "cluster"
-PORT = 29400
-"""Where the machines of a run meet, unless told otherwise."""
 
 _WORD = re.compile(r"@([A-Z_]+)@")
 

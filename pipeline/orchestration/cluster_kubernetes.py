@@ -11,7 +11,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from pipeline.errors import InputError
-from pipeline.orchestration.cluster import PORT, ClusterRun, fill
+from pipeline.orchestration.cluster import ClusterRun, fill
+from pipeline.orchestration.nodes import DEFAULT_PORT
 
 Kind = Literal["job", "trainjob"]
 
@@ -74,7 +75,7 @@ class KubernetesJob:
                 "IMAGE": _text(self.image),
                 "CHECKOUT": _text(str(self.checkout)),
                 "COMMAND": json.dumps(self.run.command("./launch.sh"), ensure_ascii=False),
-                "ENDPOINT": _text(f"{self.name}-0.{self.name}:{PORT}"),
+                "ENDPOINT": _text(f"{self.name}-0.{self.name}:{DEFAULT_PORT}"),
                 "ENVIRONMENT": self._environment(),
                 "SECRET": f"envFrom:\n  - secretRef: {{name: {_text(self.secret)}}}" if self.secret else "",
                 "RESOURCES": self._resources("resources"),

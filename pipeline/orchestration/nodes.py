@@ -5,15 +5,14 @@ alone does. The others follow it. docs/design/nodes.md says why.
 """
 
 import errno
-import fcntl
 import re
 import socket
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.orchestration.machine import interfaces
 
 DEFAULT_PORT = 29400
 
@@ -28,8 +27,6 @@ LOST_AFTER_S = 12.0
 
 LEAD_LOST_AFTER_S = 30.0
 """Longer than the lead has patience with others, and shorter than a dead lead's lock lasts."""
-
-SIOCGIFADDR = 0x8915
 
 
 @dataclass(frozen=True)
@@ -156,16 +153,7 @@ def address_towards(host: str, port: int) -> str:
 
 def interface_of(address: str) -> str | None:
     """The network interface that has an IPv4 address (Linux); None where that cannot be told."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            try:
-                request = struct.pack("256s", name.encode())
-                found = socket.inet_ntoa(fcntl.ioctl(probe, SIOCGIFADDR, request)[20:24])
-            except OSError:
-                continue  # it has none
-            if found == address:
-                return name
-    return None
+    return next((name for name, found in interfaces().items() if found == address), None)
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
