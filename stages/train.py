@@ -19,7 +19,7 @@ from pipeline.data.loader.corrupt import CorruptionProcess
 from pipeline.data.loader.dataset import ShardedDataset
 from pipeline.durable import write_json
 from pipeline.errors import InputError
-from pipeline.models.autoencoder import build_autoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder, build_autoencoder
 from pipeline.models.networks import refuse_batch_norm
 from pipeline.models.pretrained import save_pretrained
 from pipeline.objectives.perceptual import PerceptualNetwork, load_perceptual
@@ -28,11 +28,20 @@ from pipeline.orchestration.stage import Context, Manifest, World
 from pipeline.training import history
 from pipeline.training.checkpoint import TrainingState, resume
 from pipeline.training.checkpoint_files import Keep
+from pipeline.training.checkpoint_sharded import Writers
 from pipeline.training.failures import explained
 from pipeline.training.loop import NOT_NOW, Cadence, optimise
 from pipeline.training.saving import Saver, Saving
+from pipeline.training.sharding import is_sharded, whole_weights
 from pipeline.training.update import Rules, make_update, start
-from pipeline.training.validation import ROWS, Chunk, is_validated, validate, validation_rows
+from pipeline.training.validation import (
+    ROWS,
+    Chunk,
+    is_validated,
+    own_chunks,
+    validate,
+    validation_rows,
+)
 
 HISTORY = "history.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -65,17 +74,21 @@ def run(config: TrainInputs, context: Context) -> Manifest:
     dataset = ShardedDataset(context.inputs["dataset"])
     with connect(context.world, config.train.device) as processes:
         model = build_autoencoder(config.model, config.objective, dataset.info, context.seed)
-        model = model.to(processes.device)
-        state = start(model, config.objective, config.train, context.seed)
-        state.discriminators.to(processes.device)
-        resume(context.directory / CHECKPOINTS, state, context.progress.say)
-        _refuse_different_starts(context.directory / CHECKPOINTS, state, processes)
+        state = _begin(model, config, context, processes)
+        resume(
+            context.directory / CHECKPOINTS,
+            state,
+            context.progress.say,
+            processes.peers(),
+            is_main=context.world.is_main,
+        )
         samples_before, started_s = state.samples_seen, time.monotonic()
         _train(config, context, processes, dataset, state)
         elapsed_s = time.monotonic() - started_s
+        average = _whole_average(state, config, dataset, context)
         if not context.world.is_main:
             return Manifest()
-        save_pretrained(context.directory, state.average, config.model, config.objective, dataset.info)
+        save_pretrained(context.directory, average, config.model, config.objective, dataset.info)
     last = history.read_lines(context.directory / HISTORY)[-1]
     return Manifest(
         metrics={name: float(value) for name, value in last.items()},
@@ -83,6 +96,39 @@ def run(config: TrainInputs, context: Context) -> Manifest:
         outputs={"model": "model.safetensors", "description": "model.json", "history": HISTORY},
         timing={"train_s": elapsed_s, "samples_per_s": (state.samples_seen - samples_before) / elapsed_s},
     )
+
+
+def _begin(
+    model: SharedLatentAutoencoder, config: TrainInputs, context: Context, processes: Processes
+) -> TrainingState:
+    """A new training where the processes compute, divided among them if the config says so."""
+    divided = config.train.sharding == "full"
+    if not divided:
+        model = model.to(processes.device)  # otherwise each goes to its device in its turn, in parts
+    state = start(
+        model,
+        config.objective,
+        config.train,
+        context.seed,
+        processes.divide if divided else lambda whole: None,
+    )
+    state.model.to(processes.device)
+    state.average.to(processes.device)
+    state.discriminators.to(processes.device)
+    return state
+
+
+def _whole_average(
+    state: TrainingState, config: TrainInputs, dataset: ShardedDataset, context: Context
+) -> SharedLatentAutoencoder:
+    """The averaged model in one piece, in the first process; all of them have to ask."""
+    if not is_sharded(state.average):
+        return state.average
+    weights = whole_weights(state.average)
+    whole = build_autoencoder(config.model, config.objective, dataset.info, context.seed)
+    if context.world.is_main:
+        whole.load_state_dict(weights)
+    return whole
 
 
 def _train(
@@ -108,7 +154,7 @@ def _train(
         history.truncate(lines, state.samples_seen)
     recorder = history.Recorder(lines)
     chunks = _chunks(dataset, rules, processes.device)
-    own = chunks[world.rank :: world.size]
+    own = own_chunks(chunks, world.rank, world.size)
 
     def log(samples_seen: int, values: dict[str, float]) -> None:
         if world.is_main:
@@ -139,7 +185,7 @@ def _train(
     )
     with (
         closing(batches),
-        closing(_saving(context, processes, train, recorder)) as saving,
+        closing(_saving(context, processes, train, recorder, state)) as saving,
         explained(state, train),
     ):
         optimise(
@@ -162,9 +208,16 @@ def _train(
     context.progress.finish()
 
 
-def _saving(context: Context, processes: Processes, train: Train, recorder: history.Recorder) -> Saving:
-    """The thread that writes checkpoints, in the main process alone."""
-    if not processes.world.is_main:
+def _saving(
+    context: Context,
+    processes: Processes,
+    train: Train,
+    recorder: history.Recorder,
+    state: TrainingState,
+) -> Saving:
+    """The thread that writes checkpoints: in the main process alone, or where weights are divided in each."""
+    is_main, divided = processes.world.is_main, is_sharded(state.model)
+    if not is_main and not divided:
         return Saving(None, processes.peers(), processes.device)
     saver = Saver(
         context.directory / CHECKPOINTS,
@@ -172,8 +225,9 @@ def _saving(context: Context, processes: Processes, train: Train, recorder: hist
         minutes=train.checkpoint_minutes,
         before_write=recorder.sync,
         say=context.progress.say,
+        writers=Writers.meet(is_main=is_main) if divided else None,
     )
-    return Saving(saver, processes.peers(), processes.device)
+    return Saving(saver, processes.peers(), processes.device, follows=not is_main, divided=divided)
 
 
 def _chunks(dataset: ShardedDataset, rules: Rules, device: torch.device) -> list[Chunk]:
@@ -210,23 +264,6 @@ def _refuse_indivisible(train: Train, world: World) -> None:
             f"train.batch: {train.batch} cannot be divided into {parts} equal parts (processes: "
             f"{world.size}, train.accumulation: {train.accumulation}); use "
             f"{train.batch + -train.batch % parts}, or another number of either"
-        )
-
-
-def _refuse_different_starts(checkpoints: Path, state: TrainingState, processes: Processes) -> None:
-    """Refuse to go on where one process found another checkpoint than the rest.
-
-    Raises:
-        InputError: If not all stand at the same number of samples.
-    """
-    own = float(state.samples_seen)
-    first = torch.tensor(
-        [own if processes.world.is_main else 0.0], dtype=torch.float64, device=processes.device
-    )
-    if processes.any(processes.sum(first).item() != own):
-        raise InputError(
-            f"{checkpoints}: this process would go on after {own:.0f} samples and another one not; the "
-            "file system does not show all of them the same files. Run the same command again when it does"
         )
 
 

@@ -80,6 +80,9 @@ class Train(Section):
     accumulation: Positive = without_effect(1)
     """Micro-batches per optimiser step and process: less memory, the same update to the rounding of sums.
     Refused with terms that couple the rows of a batch."""
+    sharding: Literal["none", "full"] = without_effect("none")
+    """full: divide weights, gradients, moments and averages among processes (FSDP2), for a model that is
+    too large for one device; none: every process holds all of them (DDP), which is faster."""
     device: Literal["auto", "cpu", "cuda"] = without_effect("auto")
     """Where to train; auto takes a GPU when there is one."""
     log_samples: Positive = without_effect(640)

@@ -11,10 +11,13 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from pipeline.errors import InputError
+from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.orchestration.stage import World
 from pipeline.training.peers import Peers, gather_rows
+from pipeline.training.sharding import is_sharded, shard
 
 TIMEOUT = timedelta(minutes=5)
 """How long a process waits in a collective for one that may have died."""
@@ -33,11 +36,19 @@ class Processes:
     device: torch.device
     _accelerator: Any
 
+    def divide(self, model: SharedLatentAutoencoder) -> None:
+        """Divide a model's weights among the processes, in place; one process keeps all."""
+        if self.world.size > 1:
+            shard(model, init_device_mesh(self.device.type, (self.world.size,)))
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model, behind DistributedDataParallel if there are several processes.
 
-        Buffers are constants or, in one process alone, running statistics: they are not broadcast.
+        A divided one averages its own gradients and stays as it is. Buffers are constants or, in one
+        process alone, running statistics: they are not broadcast.
         """
+        if is_sharded(model):
+            return model
         with warnings.catch_warnings():
             # torch renames broadcast_buffers=False, and advises to keep it where buffers are not synced.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)

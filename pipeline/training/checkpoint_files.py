@@ -5,6 +5,8 @@
                                  of its numbered directory for as long as that exists
     checkpoints/latest           the name of the newest, for people and scripts
 
+Weights that are divided among processes stand in parts, one file of each process.
+
 A checkpoint is written under a temporary name, hashed, synced and renamed; only then is an older one
 removed. So a kill or a full disk at any moment leaves the last good one.
 """
@@ -14,11 +16,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.durable import sync_directory, synced, write_text
+from pipeline.training.checkpoint_sharded import is_part
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
@@ -62,6 +65,7 @@ def write_checkpoint(
     best: Score | None = None,
     *,
     late: bool = False,
+    parts: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a checkpoint, then remove those that need not be kept.
 
@@ -72,6 +76,7 @@ def write_checkpoint(
         keep: What stays.
         best: Its score if it is the best so far; it is then kept as `best` too.
         late: There may be newer ones, since it could not be written when it was taken; nothing is removed.
+        parts: Writes further files into the directory that it is given, and syncs them.
 
     Returns:
         Its directory.
@@ -81,11 +86,13 @@ def write_checkpoint(
     """
     root.mkdir(parents=True, exist_ok=True)
     final = root / f"{samples_seen:012d}"
-    temporary = root / f"{TEMPORARY}{final.name}"
+    temporary = unfinished(root, samples_seen)
     _remove_unfinished(root)
     try:
         temporary.mkdir()
-        digests = {}
+        if parts:
+            parts(temporary)
+        digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
         for name, content in files:
             _write(temporary / name, content)
             digests[name] = hashlib.sha256(content).hexdigest()
@@ -107,6 +114,11 @@ def write_checkpoint(
     return final
 
 
+def unfinished(root: Path, samples_seen: int) -> Path:
+    """Where a checkpoint is written before it has its name."""
+    return root / f"{TEMPORARY}{samples_seen:012d}"
+
+
 def candidates(root: Path) -> Iterator[Path]:
     """What may be resumed, whole or not, from the newest to the oldest; the best among them."""
     _restore_best(root)
@@ -126,8 +138,12 @@ def read_best(root: Path) -> Score | None:
         return None
 
 
-def read_verified(directory: Path) -> dict[str, bytes]:
-    """The files of a checkpoint.
+def read_verified(directory: Path, *, parts: bool = True) -> dict[str, bytes]:
+    """The files of a checkpoint but for parts of divided weights, which are only compared.
+
+    Args:
+        directory: Of the checkpoint.
+        parts: Compare parts with their checksums; they may be large.
 
     Raises:
         OSError: If one is missing or cannot be read.
@@ -138,7 +154,10 @@ def read_verified(directory: Path) -> dict[str, bytes]:
     digests = json.loads((directory / MANIFEST).read_bytes())["sha256"]
     if not digests:
         raise ValueError(f"{MANIFEST} names no files")
-    files = {name: (directory / Path(name).name).read_bytes() for name in digests}
+    for name in digests if parts else ():
+        if is_part(name) and _digest(directory / Path(name).name) != digests[name]:
+            raise ValueError(f"{name} does not match its checksum")
+    files = {name: (directory / Path(name).name).read_bytes() for name in digests if not is_part(name)}
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != digests[name]:
             raise ValueError(f"{name} does not match its checksum")
@@ -184,6 +203,11 @@ def _link(file: Path, name: Path) -> None:
         os.link(file, name)
     except OSError:  # a file system without hard links
         _write(name, file.read_bytes())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from pipeline.training.sharding import local
+
 RAMP_SHARE = 0.05
 """The half-life never exceeds this share of what was seen, so that the first weights are forgotten."""
 
@@ -24,6 +26,7 @@ def update_average(
     """
     half_life = min(float(half_life_samples), RAMP_SHARE * samples_seen)
     share = 1.0 - 0.5 ** (batch / half_life) if half_life > 0.0 else 1.0
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
+    kept_weights = [local(parameter) for parameter in average.parameters()]
+    torch._foreach_lerp_(kept_weights, [local(parameter) for parameter in model.parameters()], share)
     for kept, current in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(current)

@@ -30,6 +30,9 @@ class Peers:
     gather: Callable[[Tensor], Tensor] = _own
 
 
+ALONE = Peers()
+
+
 def gather_rows(local: Float[Tensor, "batch ..."]) -> Float[Tensor, "rows ..."]:
     """The rows of all processes of the default group, with gradients."""
     gathered: Tensor = torch.cat(_AllGather.apply(local))  # type: ignore[no-untyped-call]

@@ -7,19 +7,24 @@ One save is in flight at a time. What becomes due meanwhile is decided like this
 - the best model so far is copied at once and waits its turn; a better one takes its place. So at most two
   copies of a state exist, and a third of a best one that a full disk refused;
 - the last save, and that of a stop, wait until what is in flight is done and they are on the disk themselves.
+
+Where weights are divided among processes each has such a thread, and all of them take the same snapshots: a
+save waits until every one of them is idle.
 """
 
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from pipeline.errors import InputError, as_input_error
 from pipeline.training.checkpoint import Snapshot, TrainingState, take_snapshot
-from pipeline.training.checkpoint_files import Keep, newest_name, write_checkpoint
+from pipeline.training.checkpoint_files import Keep, newest_name, unfinished, write_checkpoint
+from pipeline.training.checkpoint_sharded import Writers
 from pipeline.training.loop import Order
 from pipeline.training.peers import Peers
 
@@ -43,6 +48,7 @@ class Saver:
         before_write: Done first by the thread: puts on the disk what a checkpoint counts on.
         say: Told what a person should know.
         clock: Seconds that only rise.
+        writers: The threads of all processes, where each writes its part; None: this one writes everything.
     """
 
     def __init__(
@@ -54,7 +60,9 @@ class Saver:
         before_write: Callable[[], None],
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        writers: Writers | None = None,
     ) -> None:
+        self._writers = writers
         self._root, self._keep, self._before_write = root, keep, before_write
         self._interval_s = None if minutes is None else 60.0 * minutes
         self._say, self._clock = say, clock
@@ -142,16 +150,30 @@ class Saver:
 
     def _write(self, snapshot: Snapshot, *, late: bool = False) -> None:
         try:
-            self._before_write()
-            write_checkpoint(
-                self._root, snapshot.samples_seen, snapshot.files(), self._keep, snapshot.best, late=late
-            )
+            if self._writers:
+                directory = unfinished(self._root, snapshot.samples_seen)
+                finish = partial(self._write_files, snapshot, late=late)
+                self._writers.write(snapshot.parts, directory, finish)
+            else:
+                self._write_files(snapshot, None, late=late)
         except OSError as error:
             self._failure = error
             if snapshot.best:
                 self._unsaved_best = snapshot
         else:
             self._failure = None
+
+    def _write_files(self, snapshot: Snapshot, parts: Callable[[Path], None] | None, *, late: bool) -> None:
+        self._before_write()
+        write_checkpoint(
+            self._root,
+            snapshot.samples_seen,
+            snapshot.files(),
+            self._keep,
+            snapshot.best,
+            late=late,
+            parts=parts,
+        )
 
     def _report(self) -> None:
         """Say once that saving fails, and once that it works again; raise what is nobody's disk."""
@@ -182,25 +204,32 @@ class Saver:
 
 @dataclass(frozen=True)
 class Saving:
-    """Checkpoints as all processes see them: one of them writes, all of them agree when.
+    """Checkpoints as all processes see them: the first decides, all of them agree when.
 
     Attributes:
-        saver: Writes; None in all but the main process.
+        saver: Writes; None in a process that writes nothing.
         peers: The other processes.
         device: Where numbers are that processes add up.
+        follows: Whether this process writes its part of what another one decides on.
+        divided: Whether all processes write.
     """
 
     saver: Saver | None
     peers: Peers
     device: torch.device
+    follows: bool = False
+    divided: bool = False
 
     def consult(self, due: bool, *, stop: bool) -> Order:
         """What all do after an update; the one exchange that asks for stops carries the saves too."""
-        save = self.saver is not None and self.saver.due(due)
+        if self.follows:
+            save, busy = False, self.saver is not None and self.saver.is_busy()
+        else:
+            save, busy = self.saver is not None and self.saver.due(due), False
         if self.peers.size == 1:
             return Order(save, stop)
-        asked = self._total([float(save), float(stop)])
-        return Order(asked[0] > 0, asked[1] > 0)
+        asked = self._total([float(save), float(busy), float(stop)])
+        return Order(asked[0] > 0 and not asked[1], asked[2] > 0)
 
     def save(self, state: TrainingState, *, last: bool) -> None:
         """Take the state; the last time, wait until it is on the disk.
@@ -210,7 +239,7 @@ class Saving:
         Raises:
             InputError: If it is the last time and it could not be written.
         """
-        if last:
+        if last or self.divided:
             self._settle()
         if self.saver:
             self.saver.save(take_snapshot(state))

@@ -7,6 +7,7 @@ those of the whole batch.
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -35,6 +36,7 @@ from pipeline.training.micro_batches import Tally, gradients_stay, micro_batches
 from pipeline.training.peers import Peers
 from pipeline.training.players import build_discriminators, frozen, make_discriminator_optimizer
 from pipeline.training.schedule import learning_rate_share, warm_up
+from pipeline.training.sharding import NETWORKS, average_whole_gradients, clip, gradient_norm
 
 Update = Callable[[Batch], dict[str, float]]
 """Learn from this process's rows of the next global batch; what it reports is the same in every process."""
@@ -78,26 +80,44 @@ def make_optimizer(model: SharedLatentAutoencoder, train: Train) -> torch.optim.
     Source: Kingma & Ba 2015 (arXiv:1412.6980); Loshchilov & Hutter 2019 (arXiv:1711.05101).
     """
     scales = list(model.log_scales.parameters())
-    rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("log_scales.")]
-    groups = [
-        {
-            "params": [p for p in rest if p.ndim > 1],
-            "peak": train.learning_rate,
-            "weight_decay": train.weight_decay,
-        },
-        {"params": [p for p in rest if p.ndim <= 1], "peak": train.learning_rate, "weight_decay": 0.0},
-        {"params": scales, "peak": train.scale_learning_rate, "weight_decay": 0.0},
-    ]
+    networks = [p for kind in NETWORKS for p in getattr(model, kind).parameters()]
+    known = {id(parameter) for parameter in [*scales, *networks]}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    rate, decay = train.learning_rate, train.weight_decay
+    groups: list[dict[str, Any]] = []
+    for some in (networks, rest):  # apart, since networks may be divided among processes
+        groups += [
+            {"params": [p for p in some if p.ndim > 1], "peak": rate, "weight_decay": decay},
+            {"params": [p for p in some if p.ndim <= 1], "peak": rate, "weight_decay": 0.0},
+        ]
+    groups += [{"params": scales, "peak": train.scale_learning_rate, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=train.learning_rate, betas=train.adam_betas, fused=True)
 
 
-def start(model: SharedLatentAutoencoder, objective: Objective, train: Train, seed: int) -> TrainingState:
-    """A new training of a model: nothing seen yet, discriminators that know nothing."""
+def start(
+    model: SharedLatentAutoencoder,
+    objective: Objective,
+    train: Train,
+    seed: int,
+    divide: Callable[[SharedLatentAutoencoder], None] = lambda model: None,
+) -> TrainingState:
+    """A new training of a model: nothing seen yet, discriminators that know nothing.
+
+    Args:
+        model: Whole; becomes part of the state.
+        objective: What is minimised.
+        train: Optimisation.
+        seed: Of the discriminators' weights.
+        divide: Given the model and its average before anything is made of their parameters.
+    """
     discriminators = build_discriminators(objective, model, seed)
+    average = copy.deepcopy(model)
+    divide(model)
+    divide(average)
     return TrainingState(
         model,
-        copy.deepcopy(model),
+        average,
         make_optimizer(model, train),
         discriminators=discriminators,
         discriminator_optimizer=make_discriminator_optimizer(discriminators, objective, train),
@@ -142,18 +162,19 @@ def make_update(
         parts = list(micro_batches(batch.to(device), place, train.accumulation))
         tally, taught = learning.gradients(parts, warmth)
 
-        norm = _gradient_norm(state.optimizer)
+        average_whole_gradients(state.model, learning.peers)
+        norm = _gradient_norm(state.optimizer, learning.peers)
         values = tally.report(learning.peers)
         values |= {"beta": beta * warmth, "learning_rate": train.learning_rate * share}
         values |= {"gradient_norm": norm.item()}
         if taught and state.discriminator_optimizer:
-            values["discriminator_gradient_norm"] = _gradient_norm(state.discriminator_optimizer).item()
+            values["discriminator_gradient_norm"] = _gradient_norm(
+                state.discriminator_optimizer, learning.peers
+            ).item()
         refuse_non_finite(values, state.samples_seen, lambda: learning.blame(parts))
 
         if train.clip_gradient_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(
-                list(state.model.parameters()), train.clip_gradient_norm, norm
-            )
+            clip(list(state.model.parameters()), train.clip_gradient_norm, norm)
         state.optimizer.step()
         if taught and state.discriminator_optimizer:
             state.discriminator_optimizer.step()
@@ -277,6 +298,5 @@ def _prepare(state: TrainingState, share: float) -> None:
             group["lr"] = group["peak"] * share
 
 
-def _gradient_norm(optimizer: torch.optim.Optimizer) -> Float[Tensor, ""]:
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
+def _gradient_norm(optimizer: torch.optim.Optimizer, peers: Peers) -> Float[Tensor, ""]:
+    return gradient_norm((p for group in optimizer.param_groups for p in group["params"]), peers)

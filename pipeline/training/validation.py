@@ -33,10 +33,13 @@ class Chunk:
     Attributes:
         number: Which part of all of them, from 0.
         load: Its rows, where the model is; `ROWS` of them, or what is left for the last part.
+        counts: False: another process counts it; this one computes it only because all processes have to
+            run a model that is divided among them equally often.
     """
 
     number: int
     load: Callable[[], Batch]
+    counts: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,14 @@ def validation_rows(available: int, wanted: int) -> list[int]:
     """Row numbers of an evenly spaced part of a split."""
     count = min(available, wanted)
     return [number * available // count for number in range(count)]
+
+
+def own_chunks(chunks: Sequence[Chunk], rank: int, size: int) -> list[Chunk]:
+    """Those of a process: equally many in each, the last ones perhaps without counting."""
+    own = list(chunks[rank::size])
+    if len(own) < -(-len(chunks) // size):
+        own.append(replace(chunks[0], counts=False))
+    return own
 
 
 def is_validated(rules: Rules) -> bool:
@@ -119,10 +130,11 @@ def _sums(state: TrainingState, rules: Rules, chunks: Sequence[Chunk]) -> Tensor
                 global_batch=1,
                 samples_seen=rules.train.samples + 10**12,
             )
-            sums += torch.stack([
-                loss.total.double(),
-                torch.tensor(float(len(batch)), device=device).double(),
-            ])
+            if chunk.counts:
+                sums += torch.stack([
+                    loss.total.double(),
+                    torch.tensor(float(len(batch)), device=device).double(),
+                ])
     finally:
         model.train(training)
     return sums

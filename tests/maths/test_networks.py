@@ -29,9 +29,9 @@ def images(rows: int, size: int, channels: int = 3) -> torch.Tensor:
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 def test_networks_fit_every_image_size_and_never_mix_rows(network: str, size: int) -> None:
-    encoder = build_encoder(model(network), 3, size, 5, 2, statistics=2)
-    decoder = build_decoder(model(network), 5, 2, 4, size)
-    image, latent = images(2, size), torch.randn(2, 7)
+    encoder = build_encoder(model(network), 3, size, 5, 2, statistics=2).double()
+    decoder = build_decoder(model(network), 5, 2, 4, size).double()
+    image, latent = images(2, size).double(), torch.randn(2, 7, dtype=torch.float64)
     features, decoded = encoder(image), decoder(latent)
     assert features.shape == (2, 14)
     assert decoded.shape == (2, 4, size, size)

@@ -1,6 +1,6 @@
 """Every system on small random scenes, from the overlays a user would take."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.config.system import contradictions
 from pipeline.config.training import Train
 from pipeline.data.batch import Batch, ModalityBatch
 from pipeline.data.modality import DatasetInfo, DepthStatistics
-from pipeline.models.autoencoder import build_autoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder, build_autoencoder
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.peers import Peers
 from pipeline.training.update import Rules, Update, make_update, start
@@ -70,9 +70,12 @@ def choose(name: str) -> tuple[Model, Objective]:
     return chosen
 
 
-def begin(name: str, dtype: torch.dtype) -> TrainingState:
+def begin(
+    name: str, dtype: torch.dtype, divide: Callable[[SharedLatentAutoencoder], None] = lambda model: None
+) -> TrainingState:
     model, objective = choose(name)
-    state = start(build_autoencoder(model, objective, INFO, seed=0).to(dtype), objective, TRAIN, seed=0)
+    whole = build_autoencoder(model, objective, INFO, seed=0).to(dtype)
+    state = start(whole, objective, TRAIN, seed=0, divide=divide)
     state.discriminators.to(dtype)
     return state
 

@@ -2,6 +2,8 @@
 
 RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python systems_in_processes.py DIRECTORY
     [ACCUMULATION SYSTEM ...]
+
+With DIVIDED=1 in the environment weights are divided among the processes.
 """
 
 import json
@@ -12,9 +14,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from small_systems import BATCH, UPDATES, batches, begin, names, updates
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.training.peers import Peers, gather_rows
+from pipeline.training.sharding import local, shard, whole_weights
 
 
 def total(values: torch.Tensor) -> torch.Tensor:
@@ -27,22 +32,31 @@ def wrap(module: torch.nn.Module, size: int) -> torch.nn.Module:
     return DistributedDataParallel(module, broadcast_buffers=False) if size > 1 else module
 
 
+def divide(model: SharedLatentAutoencoder) -> None:
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    shard(model, mesh, unit=2000)  # some layers by themselves
+    own = sum(local(parameter).numel() for parameter in model.parameters())
+    assert own < 0.6 * sum(parameter.numel() for parameter in model.parameters())
+
+
 def train(name: str, rank: int, size: int, directory: Path, accumulation: int = 1) -> None:
-    state = begin(name, torch.float64)
+    divided = os.environ.get("DIVIDED") == "1"
+    state = begin(name, torch.float64, divide if divided else lambda model: None)
     update = updates(
         name,
         state,
         peers=Peers(size, total, gather_rows) if size > 1 else None,
         accumulation=accumulation,
-        model=wrap(state.model, size),
+        model=state.model if divided else wrap(state.model, size),
         discriminators={key: wrap(player, size) for key, player in state.discriminators.items()},
     )
     lines, local = [], BATCH // size
     for batch in batches(torch.float64, 0, UPDATES):
         lines.append(update(batch.rows(rank * local, (rank + 1) * local)))
         state.samples_seen += BATCH
+    model = whole_weights(state.model) if divided else state.model.state_dict()
     if rank == 0:
-        weights = {f"model.{key}": value for key, value in state.model.state_dict().items()}
+        weights = {f"model.{key}": value for key, value in model.items()}
         weights |= {f"players.{key}": value for key, value in state.discriminators.state_dict().items()}
         save_file(
             {key: value.contiguous() for key, value in weights.items()}, directory / f"{name}.safetensors"

@@ -45,16 +45,17 @@ def test_a_resumed_system_equals_an_uninterrupted_one_bit_for_bit(name: str, tmp
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Every system trained by one process, and by two."""
-    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every system trained by one process, by two that hold the model each, and by two that divide it."""
+    directories = {how: tmp_path_factory.mktemp(how) for how in ("one", "two", "divided")}
     processes = []
-    for directory, size in ((one, 1), (two, 2)):
+    for how, directory in directories.items():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        size = 1 if how == "one" else 2
         for rank in range(size):
-            place = {"RANK": str(rank), "WORLD_SIZE": str(size)}
+            place = {"RANK": str(rank), "WORLD_SIZE": str(size), "DIVIDED": str(int(how == "divided"))}
             environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | place
             command = [sys.executable, str(HERE / "systems_in_processes.py"), str(directory)]
             processes.append(
@@ -63,20 +64,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for process in processes:
         _, said = process.communicate(timeout=400)
         assert process.returncode == 0, said.decode()
-    return one, two
+    return directories
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["two", "divided"])
 @pytest.mark.parametrize("name", names())
-def test_two_processes_train_the_same_players_as_one(name: str, trained: tuple[Path, Path]) -> None:
-    single, double = (load_file(directory / f"{name}.safetensors") for directory in trained)
+def test_two_processes_train_the_same_players_as_one(name: str, how: str, trained: dict[str, Path]) -> None:
+    pair = trained["one"], trained[how]
+    single, double = (load_file(directory / f"{name}.safetensors") for directory in pair)
     assert single.keys() == double.keys()
     for key, value in single.items():
         assert value.dtype == torch.float64
         torch.testing.assert_close(
             double[key], value, rtol=0, atol=1e-9, msg=lambda said, key=key: f"{key}: {said}"
         )
-    histories = [json.loads((directory / f"{name}.json").read_text()) for directory in trained]
+    histories = [json.loads((directory / f"{name}.json").read_text()) for directory in pair]
     for left, right in zip(*histories, strict=True):
         assert left.keys() == right.keys()
         assert list(left.values()) == pytest.approx(list(right.values()), rel=1e-5)

@@ -8,51 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_checkpoint import make_state
 from train_once import CONFIG, train
 
 import stages.train
 from pipeline.data.batch import Batch
-from pipeline.data.modality import Sample
-from pipeline.data.shards.dataset import write_dataset
 from pipeline.errors import Failed, InputError, Interrupted
-from pipeline.orchestration.distributed import Processes, connect
+from pipeline.orchestration.distributed import connect
 from pipeline.orchestration.stage import World
 from pipeline.training import checkpoint_files, history, losses, update
 
 DRIVER = Path(__file__).with_name("train_once.py")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty scenes and five for validation; some lack a modality, some pixels have no value."""
-    rng = np.random.default_rng(0)
-    samples = []
-    for index in range(25):
-        depth = rng.uniform(1, 5, (32, 32)).astype(np.float32)
-        depth[:3] = np.nan
-        seg = rng.integers(0, 4, (32, 32), dtype=np.uint8)
-        seg[-2:] = 255
-        samples.append(
-            Sample(
-                key=f"s{index:02d}",
-                rgb=None if index % 5 == 1 else rng.integers(0, 256, (32, 32, 3), dtype=np.uint8),
-                depth=None if index % 5 == 2 else depth,
-                seg=None if index % 7 == 3 else seg,
-            )
-        )
-    directory = tmp_path_factory.mktemp("dataset") / "data"
-    write_dataset(
-        directory,
-        (("train" if index < 20 else "test", sample) for index, sample in enumerate(samples)),
-        class_names=("a", "b", "c", "d"),
-        image_size=32,
-    )
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -305,24 +273,3 @@ def test_two_processes_train_the_same_model_as_one(dataset: Path, tmp_path: Path
     assert [line.keys() for line in histories[0]] == [line.keys() for line in histories[1]]
     for left, right in zip(*histories, strict=True):
         assert list(left.values()) == pytest.approx(list(right.values()), rel=1e-7)
-
-
-class FirstStandsAt:
-    """What another process adds to the second's numbers: where it stands, and that it sees no difference."""
-
-    def __init__(self, samples_seen: int) -> None:
-        self.numbers = iter([float(samples_seen), 0.0])
-
-    def reduce(self, values: torch.Tensor, reduction: str) -> torch.Tensor:
-        return values + next(self.numbers)
-
-
-def test_processes_that_found_different_checkpoints_do_not_go_on(tmp_path: Path) -> None:
-    def second(first: int) -> Processes:
-        return Processes(World(1, 2), torch.device("cpu"), FirstStandsAt(first))
-
-    state = make_state()
-    state.samples_seen = 64
-    stages.train._refuse_different_starts(tmp_path, state, second(64))
-    with pytest.raises(InputError, match="would go on after 64 samples and another one not"):
-        stages.train._refuse_different_starts(tmp_path, state, second(128))

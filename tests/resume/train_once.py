@@ -1,14 +1,18 @@
 """Run the train stage once, as a worker would, and die where the test says.
 
-    python train_once.py DATASET DIRECTORY [--die saved:N | saving:N | writing:N] [--double]
+    python train_once.py DATASET DIRECTORY [--die saved:N | saving:N | writing:N | part:N] [--double]
+        [--divided] [--stop-after UPDATES] [--full-disk N]
 
 `saved:N` kills at the end of the N-th checkpoint, `saving:N` before the N-th temporary directory gets its
-name, `writing:N` with half of the N-th file written. All of it happens in the thread that saves.
+name, `writing:N` with half of the N-th file written, `part:N` with half of the N-th part of divided weights.
+All of it happens in the thread that saves. `--full-disk N` refuses the N-th part.
 """
 
 import argparse
+import errno
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +24,7 @@ import stages.train
 from pipeline.config.model import Model
 from pipeline.config.objective import Objective
 from pipeline.config.training import Train
+from pipeline.errors import InputError, Interrupted
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, Manifest, World
 from pipeline.training import checkpoint_files
@@ -96,6 +101,31 @@ def die_at(what: str, count: int) -> None:
     setattr(checkpoint_files, name, step)
 
 
+def change_part(count: int, change: Callable[[Path], None]) -> None:
+    """Do something to the `count`-th part of divided weights that this process has written."""
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+
+    original, calls = FileSystemWriter.write_data, iter(range(1, 10**6))
+
+    def step(writer: Any, *arguments: Any) -> Any:
+        written = original(writer, *arguments)
+        if next(calls) == count:
+            change(Path(writer.path))
+        return written
+
+    FileSystemWriter.write_data = step  # type: ignore[method-assign]
+
+
+def cut_and_die(directory: Path) -> None:
+    for part in directory.glob(f"__{os.environ['RANK']}_*"):
+        os.truncate(part, part.stat().st_size // 2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def no_space(directory: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def in_double_precision() -> None:
     """Build models in float64, so that only the order of sums is left to differ."""
     original = stages.train.build_autoencoder
@@ -108,13 +138,29 @@ if __name__ == "__main__":
     parser.add_argument("directory", type=Path)
     parser.add_argument("--die")
     parser.add_argument("--double", action="store_true")
+    parser.add_argument("--divided", action="store_true")
+    parser.add_argument("--stop-after", type=int)
+    parser.add_argument("--full-disk", type=int)
     arguments = parser.parse_args()
     if arguments.die:
         what, _, count = arguments.die.partition(":")
-        die_at(what, int(count))
+        change_part(int(count), cut_and_die) if what == "part" else die_at(what, int(count))
+    if arguments.full_disk:
+        change_part(arguments.full_disk, no_space)
     if arguments.double:
         in_double_precision()
     rank, size = (
         int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
     )
-    train(arguments.dataset, arguments.directory, World(rank, size, rank, size))
+    sharding = "full" if arguments.divided else "none"
+    try:
+        train(
+            arguments.dataset,
+            arguments.directory,
+            World(rank, size, rank, size),
+            stop_after=arguments.stop_after,
+            config=CONFIG.train.model_copy(update={"sharding": sharding}),
+            say=lambda line: print(line, file=sys.stderr),
+        )
+    except (InputError, Interrupted) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
