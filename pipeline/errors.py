@@ -2,6 +2,11 @@
 
 import errno
 import os
+import signal
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""What people, schedulers and clouds send when they want a run to end: a terminal that closes sends
+SIGHUP, SLURM can be told to send SIGUSR1 some minutes early."""
 
 DISK_FULL_WORDS = ("No space left on device", "Disk quota exceeded")
 

@@ -18,12 +18,20 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.config import Config
-from pipeline.errors import Failed, InputError, Interrupted, Overtaken, PeerFailed, as_input_error
+from pipeline.errors import (
+    STOP_SIGNALS,
+    Failed,
+    InputError,
+    Interrupted,
+    Overtaken,
+    PeerFailed,
+    as_input_error,
+)
 from pipeline.orchestration.job import Job, read_job
 from pipeline.orchestration.ledger import RESUMABLE, commit, fail, read_record, write_record
 from pipeline.orchestration.nodes import Meeting
 from pipeline.orchestration.nodes_agent import STOP_FILE, UNDER_AGENT, is_lost_contact, run_processes
-from pipeline.orchestration.processes import FAILED_ELSEWHERE, STOP_SIGNALS, STOPPED, die_with_parent
+from pipeline.orchestration.processes import FAILED_ELSEWHERE, STOPPED, die_with_parent
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, Manifest, World
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pipeline.errors import STOP_SIGNALS
 from pipeline.orchestration.nodes import Meeting
-from pipeline.orchestration.processes import PARENT, STOP_SIGNALS, STOPPED
+from pipeline.orchestration.processes import PARENT, STOPPED
 
 STOP_FILE = "TRIPTYCH_STOP_FILE"
 """Environment variable: the file whose existence asks the processes of a stage to save and stop."""

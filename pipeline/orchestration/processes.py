@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
+from pipeline.errors import STOP_SIGNALS
 from pipeline.orchestration.nodes import Meeting, interface_of
 
 STOPPED = 75
@@ -42,10 +43,6 @@ make a stage alone take itself for one of several."""
 PR_SET_PDEATHSIG = 1
 
 Signal = signal.Signals
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""What people, schedulers and clouds send when they want a run to end: a terminal that closes sends
-SIGHUP, SLURM can be told to send SIGUSR1 some minutes early."""
 
 
 def die_with_parent() -> None:

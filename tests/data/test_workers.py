@@ -17,7 +17,7 @@ from pipeline.config.training import Loading
 from pipeline.data.batch import PackedBatch
 from pipeline.data.loader.batches import training_batches
 from pipeline.data.loader.dataset import ShardedDataset
-from pipeline.errors import InputError
+from pipeline.errors import STOP_SIGNALS, InputError
 
 
 def stream(directory: Path, workers: int, batch: int = 8, cache_gib: float = 0.0, say=print):  # type: ignore[no-untyped-def]
@@ -91,6 +91,19 @@ def test_a_worker_that_is_killed_is_one_clear_error(tmp_path: Path) -> None:
     my_workers()[0].send_signal(signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"data worker \d+ was ended by SIGKILL; out of memory\?"):
         list(islice(batches, 20))
+    assert my_workers() == []
+
+
+def test_a_request_to_stop_that_reaches_workers_too_is_left_to_who_started_them(tmp_path: Path) -> None:
+    """`scancel --full` signals every process; training wants its next batch before it saves."""
+    write(tmp_path, train=30)
+    batches = stream(tmp_path, 2)
+    next(batches)
+    for worker in my_workers():
+        for number in STOP_SIGNALS:
+            worker.send_signal(number)
+    assert len(list(islice(batches, 20))) == 20
+    batches.close()
     assert my_workers() == []
 
 

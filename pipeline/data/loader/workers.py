@@ -2,7 +2,8 @@
 
 A worker is a fresh Python that imports neither torch nor the program that started it. It is sent tasks
 and slot numbers through a socket and fills the slots. It ends when the socket closes, so it outlives
-nobody, however this process ends. Ctrl-C does not reach it: it is in a session of its own.
+nobody, however this process ends. A request to stop that reaches it too, as from `scancel --full`, it
+leaves to this process, which may want some batches more before it saves.
 """
 
 import os
@@ -12,13 +13,14 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
 from pipeline.data.loader.arrays import Arrays, Slots
 from pipeline.data.loader.filling import Filler, Memory, Recipe, Task, shared_memory
+from pipeline.errors import STOP_SIGNALS
 
 HELD = 3
 """Batches that whoever asks for them may keep before they are copied."""
@@ -106,12 +108,13 @@ class _Worker:
         with theirs:
             shared = [start.memory.descriptor]
             shared += [kept.memory.descriptor for kept in start.recipe.kept if kept]
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), *sys.path],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), *shared],
-                start_new_session=True,
-            )
+            with _deaf():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _PROGRAM, str(theirs.fileno()), *sys.path],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno(), *shared],
+                    start_new_session=True,
+                )
         self._pipe: Any = Connection(ours.detach())
         self._pipe.send(start)
 
@@ -154,12 +157,18 @@ class _Worker:
 
     def __exit__(self, *exception: object) -> None:
         self._pipe.close()
-        self._process.terminate()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Start what will never hear a request to stop, from its first moment on: masks are inherited."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def main() -> None:
