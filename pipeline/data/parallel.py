@@ -1,7 +1,8 @@
 """The same function over many items, in several processes, results in order.
 
 Whatever the number of processes, results are the same. Workers are forked from a small server that
-has imported nothing but what it needs, ignore Ctrl-C, and end when this process does, however it ends.
+has imported nothing but what it needs, leave requests to stop to this process, and end when it does,
+however it ends.
 Results are handed over in unlinked temporary files and only announced through pipes: a pipe that
 fills makes both sides wait for each other many times per result.
 """
@@ -22,6 +23,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pipeline.errors import STOP_SIGNALS
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -94,7 +97,7 @@ def ordered_map(function: Callable[[Item], Result], items: Sequence[Item], worke
             yield from _gather(workers_ready, items)
         finally:
             for process in processes:
-                process.terminate()
+                process.kill()
     for process in processes:
         process.join(_JOIN_S)
 
@@ -160,7 +163,8 @@ def _gather(workers: list[_Worker], items: Sequence[Any]) -> Iterator[Any]:
 
 def _work(pipe: Connection, function: Callable[[Any], Any], slots: list[Path]) -> None:
     """What a worker does until nobody sends any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     keep_freed_memory()
     with ExitStack() as open_files:
         files = [open_files.enter_context(slot.open("r+b", buffering=0)) for slot in slots]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from doubling import double, repeated
@@ -22,7 +23,7 @@ from pipeline.data.parallel import ordered_map
 from pipeline.data.scenes.samples import RoomSamples
 from pipeline.data.shards.dataset import read_info
 from pipeline.data.splits import held_out_values, split_by_blocks
-from pipeline.errors import InputError
+from pipeline.errors import STOP_SIGNALS, InputError
 
 ROOT = Path(__file__).parents[2]
 CAMERA = ROOT.parent / "shared" / "data" / "tools"
@@ -148,6 +149,18 @@ def test_an_error_in_a_worker_is_raised_here(workers: int) -> None:
     results = ordered_map(double, range(20), workers)
     with pytest.raises(InputError, match="thirteen"):
         list(results)
+
+
+def test_a_request_to_stop_that_reaches_workers_too_ends_none_of_them() -> None:
+    results = ordered_map(repeated, range(60), 2)
+    assert next(results) == repeated(0)
+    family = psutil.Process().children(recursive=True)
+    workers = [process for process in family if process.ppid() != os.getpid()]
+    assert len(workers) == 2
+    for worker in workers:
+        for number in STOP_SIGNALS:
+            worker.send_signal(number)
+    assert list(results) == [repeated(number) for number in range(1, 60)]
 
 
 SHARD_SLOWLY = """
