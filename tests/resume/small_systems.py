@@ -30,7 +30,12 @@ INFO = DatasetInfo(
 )
 
 TRAIN = Train(
-    samples=BATCH * UPDATES, batch=BATCH, warmup_samples=0, ema_half_life_samples=16, learning_rate=3e-3
+    samples=BATCH * UPDATES,
+    batch=BATCH,
+    warmup_samples=0,
+    ema_half_life_samples=16,
+    learning_rate=3e-3,
+    clip_gradient_norm=2000.0,
 )
 
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {

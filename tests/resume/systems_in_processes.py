@@ -1,9 +1,9 @@
 """Train small systems in float64, in one process or as one of several; save what both players became.
 
-RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python systems_in_processes.py DIRECTORY
-    [ACCUMULATION SYSTEM ...]
+    python systems_in_processes.py DIRECTORY [ACCUMULATION SYSTEM ...]
 
-With DIVIDED=1 in the environment weights are divided among the processes.
+As one of several where `processes_together` starts it. With DIVIDED=1 in the environment weights are
+divided among the processes.
 """
 
 import json
@@ -12,31 +12,22 @@ import sys
 from pathlib import Path
 
 import torch
+from processes_together import total, wrap
 from safetensors.torch import save_file
 from small_systems import BATCH, UPDATES, batches, begin, names, updates
 from torch.distributed.device_mesh import init_device_mesh
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.models.autoencoder import SharedLatentAutoencoder
 from pipeline.training.peers import Peers, gather_rows
-from pipeline.training.sharding import local, shard, whole_weights
-
-
-def total(values: torch.Tensor) -> torch.Tensor:
-    summed = values.clone()
-    torch.distributed.all_reduce(summed)
-    return summed
-
-
-def wrap(module: torch.nn.Module, size: int) -> torch.nn.Module:
-    return DistributedDataParallel(module, broadcast_buffers=False) if size > 1 else module
+from pipeline.training.sharding import NETWORKS, local, shard, whole_weights
 
 
 def divide(model: SharedLatentAutoencoder) -> None:
     mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
     shard(model, mesh, unit=2000)  # some layers by themselves
-    own = sum(local(parameter).numel() for parameter in model.parameters())
-    assert own < 0.6 * sum(parameter.numel() for parameter in model.parameters())
+    weights = [parameter for kind in NETWORKS for parameter in getattr(model, kind).parameters()]
+    own, whole = (sum(map(torch.numel, tensors)) for tensors in (map(local, weights), weights))
+    assert 0.4 * whole < own < 0.6 * whole
 
 
 def train(name: str, rank: int, size: int, directory: Path, accumulation: int = 1) -> None:
@@ -66,7 +57,8 @@ def train(name: str, rank: int, size: int, directory: Path, accumulation: int = 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    own_rank, own_size, folder = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), Path(sys.argv[1])
+    own_rank, own_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    folder = Path(sys.argv[1])
     if own_size > 1:
         torch.distributed.init_process_group("gloo")
     parts, chosen = int(sys.argv[2]) if sys.argv[2:] else 1, sys.argv[3:] or names()
