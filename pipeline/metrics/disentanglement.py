@@ -48,8 +48,8 @@ def mutual_information(
     One far outlier squeezes all other samples into one bin, and the estimate to 0; few samples
     bias it upward, by about (bins - 1)(values - 1) / 2n.
 
-    Source: Chen et al. 2018 (arXiv:1802.04942), section 4.1; the discretisation is that of
-        Locatello et al. 2019 (arXiv:1811.12359), appendix B.
+    Source: Chen et al. 2018 (arXiv:1802.04942); the discretisation is that of Locatello et al.
+        2019 (arXiv:1811.12359).
     """
     binned = _binned(codes, bins)
     columns = [_information_about(binned, factors[:, index], bins) for index in range(factors.shape[1])]
@@ -83,7 +83,7 @@ def mutual_information_gap(codes: Codes, factors: Factors, bins: int = HISTOGRAM
 def disentanglement(importance: Float[np.ndarray, "latent factor"]) -> float:
     """D: 1 - entropy over factors of each latent's importance, weighted by the latent's total.
 
-    Source: Eastwood & Williams 2018 (openreview By-7dz-AZ), section 2.
+    Source: Eastwood & Williams 2018 (openreview By-7dz-AZ), disentanglement.
     """
     return _concentration(importance)
 
@@ -91,7 +91,7 @@ def disentanglement(importance: Float[np.ndarray, "latent factor"]) -> float:
 def completeness(importance: Float[np.ndarray, "latent factor"]) -> float:
     """C: 1 - entropy over latents of what matters to each factor, weighted by the factor's total.
 
-    Source: Eastwood & Williams 2018 (openreview By-7dz-AZ), section 2.
+    Source: Eastwood & Williams 2018 (openreview By-7dz-AZ), completeness.
     """
     return _concentration(importance.T)
 
@@ -118,7 +118,7 @@ def dci(
         seed: Of the trees.
 
     Source: Eastwood & Williams 2018 (openreview By-7dz-AZ); `dlib-v1` as in Locatello et al.
-        2019 (arXiv:1811.12359), appendix B; trees of `fast`: Geurts et al. 2006.
+        2019 (arXiv:1811.12359); trees of `fast`: Geurts et al. 2006.
     """
     importance, accuracy = [], []
     for train_values, test_values in zip(train_factors.T, test_factors.T, strict=True):
@@ -133,7 +133,7 @@ def dci(
 def active_units(posterior_means: Codes) -> int:
     """Latents whose posterior mean varies over the data: Var_x(E[z|x]) > 0.01.
 
-    Source: Burda et al. 2015 (arXiv:1509.00519), section 5.2.
+    Source: Burda et al. 2015 (arXiv:1509.00519), active units.
     """
     return int(np.sum(np.var(posterior_means, axis=0) > ACTIVE_VARIANCE))
 

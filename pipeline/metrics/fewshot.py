@@ -97,7 +97,7 @@ def nll_under_prior(
         proposal: The draws.
         prior: p(z), which need not be the one that training assumed.
 
-    Source: Burda et al. 2015 (arXiv:1509.00519), equation 8.
+    Source: Burda et al. 2015 (arXiv:1509.00519), the bound of K samples.
     """
     log_weight = -torch.stack([term.double() for term in reconstruction.values()]).sum(dim=0)
     log_weight = log_weight - proposal.log_density

@@ -175,7 +175,7 @@ def ssim(
     Raises:
         ValueError: If the images are smaller than the window.
 
-    Source: Wang, Bovik, Sheikh & Simoncelli 2004, equations 13 to 16, with C1 = (0.01)^2 and C2 = (0.03)^2.
+    Source: Wang, Bovik, Sheikh & Simoncelli 2004, equation 13, with C1 = (0.01)^2 and C2 = (0.03)^2.
     """
     if min(image.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(
@@ -205,7 +205,7 @@ def confusion(
 def mean_iou(counts: Int[Tensor, "classes classes"]) -> float:
     """Intersection over union, averaged over the classes that occur in the truth.
 
-    Source: Everingham et al. 2010 (Pascal VOC), section 4.1.3: true positives / (true positives + false
+    Source: Everingham et al. 2010 (Pascal VOC), segmentation: true positives / (true positives + false
         positives + false negatives), from counts pooled over the whole split.
     """
     counts = counts.double()

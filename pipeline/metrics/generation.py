@@ -51,8 +51,8 @@ def frechet_distance(first: Float[Tensor, "first feature"], second: Float[Tensor
     Raises:
         ValueError: If a set has fewer than two rows.
 
-    Source: Dowson & Landau 1982; as a score of generated images Heusel et al. 2017 (arXiv:1706.08500),
-        equation 6.
+    Source: Dowson & Landau 1982; as a score of generated images Heusel et al. 2017
+        (arXiv:1706.08500).
     """
     _refuse_fewer_than(2, first, second)
     mean_1, root_1 = _moments(first)
@@ -70,8 +70,8 @@ def kernel_distance(first: Float[Tensor, "first feature"], second: Float[Tensor,
     Raises:
         ValueError: If a set has fewer than two rows.
 
-    Source: Binkowski et al. 2018 (arXiv:1801.01401), section 4, with the U-statistic of Gretton et al. 2012,
-        equation 3.
+    Source: Binkowski et al. 2018 (arXiv:1801.01401), the kernel inception distance, with the U-statistic
+        of Gretton et al. 2012.
     """
     _refuse_fewer_than(2, first, second)
     return (
@@ -94,7 +94,7 @@ def density_and_coverage(
     Raises:
         ValueError: If there are not more than k real scenes, or nothing is generated.
 
-    Source: Naeem et al. 2020 (arXiv:2002.09797), sections 3.1 and 3.2; the edge of a ball is inside.
+    Source: Naeem et al. 2020 (arXiv:2002.09797), density and coverage; the edge of a ball is inside.
     """
     _refuse_fewer_than(1, generated, real)
     if len(real) <= k:
@@ -112,7 +112,7 @@ def density_and_coverage(
 def expected_coverage(generated: int, real: int, k: int = NEIGHBOURS) -> float:
     """Coverage in expectation when both sets are drawn from one distribution.
 
-    Source: Naeem et al. 2020 (arXiv:2002.09797), section 3.3: none of N generated scenes is among the k
+    Source: Naeem et al. 2020 (arXiv:2002.09797), expected coverage: none of N generated scenes is among the k
         nearest of the other N + M - 1.
     """
     missed = 1.0

@@ -59,7 +59,7 @@ def importance_weighted_nll(
     Raises:
         ValueError: If there is no noise.
 
-    Source: Burda, Grosse & Salakhutdinov 2015 (arXiv:1509.00519), equation 8.
+    Source: Burda, Grosse & Salakhutdinov 2015 (arXiv:1509.00519), the bound of K samples.
     """
     if not noise:
         raise ValueError("noise is empty: an importance-weighted estimate needs at least one draw")

@@ -3,7 +3,7 @@
 Every convolution, transposed convolution and linear layer computes with `weight + up @ down` and
 `bias + shift`. `up` and `shift` start at zero, so an attached adapter first changes nothing.
 
-Source: Hu et al. 2021 (arXiv:2106.09685), equation 3; a kernel is the matrix of its output channels
+Source: Hu et al. 2021 (arXiv:2106.09685); a kernel is the matrix of its output channels
 by everything it reads. Training biases as well: Ben Zaken et al. 2021 (arXiv:2106.10199).
 """
 

@@ -1,7 +1,7 @@
 """What the codes of an adversarial autoencoder are held to: N(0, I), a mixture, or categories and N(0, I).
 
-Source: Makhzani et al. 2015 (arXiv:1511.05644): section 3 for mixtures, section 6 for categories beside
-    a normal style.
+Source: Makhzani et al. 2015 (arXiv:1511.05644): mixtures as priors, and categories beside a normal style
+    as in clustering.
 """
 
 from __future__ import annotations

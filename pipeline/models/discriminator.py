@@ -183,7 +183,7 @@ def scene_of_batch(
     Labels are (1 - smoothing) one-hot + smoothing / classes, which a softmax reaches at finite logits:
     being one-hot does not tell real scenes from fakes.
 
-    Source: Szegedy et al. 2016 (arXiv:1512.00567), section 7, label smoothing.
+    Source: Szegedy et al. 2016 (arXiv:1512.00567), label smoothing.
     """
     dtype = next(model.parameters()).dtype
     classes = len(model.class_names)

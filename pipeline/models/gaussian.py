@@ -18,7 +18,7 @@ class Gaussian:
     def sample(self, noise: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
         """Reparameterised draw: mean + sigma * noise, with noise from N(0, I).
 
-        Source: Kingma & Welling 2013 (arXiv:1312.6114), section 2.4.
+        Source: Kingma & Welling 2013 (arXiv:1312.6114), the reparameterisation trick.
         """
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 

@@ -39,7 +39,7 @@ class ImplicitPosterior(nn.Module):
         probe: The fixed draws; not saved with the weights.
 
     Source: Mescheder, Nowozin & Geiger 2017 (arXiv:1701.04722), the encoder with cheap moments for
-        adaptive contrast (section 4 and supplement).
+        adaptive contrast.
     """
 
     probe: Float[Tensor, "draw latent"]

@@ -25,7 +25,7 @@ class JointEncoder(nn.Module):
     nothing.
 
     Source: Zaheer et al. 2017 (arXiv:1703.06114), pooling over sets; Ilse, Tomczak & Welling 2018
-        (arXiv:1802.04712), equation 7, attention as pooling.
+        (arXiv:1802.04712), attention as pooling.
     """
 
     def __init__(self, modalities: int, features: int, pool: Literal["mean", "attention"]) -> None:

@@ -22,7 +22,7 @@ SMALLEST = 4
 class LatentDiscriminator(nn.Module):
     """Three hidden layers over a code: for the aggregate posterior (AAE) and total correlation (FactorVAE).
 
-    Source: Makhzani et al. 2015 (arXiv:1511.05644), appendix A; leaky units as in Kim & Mnih 2018
+    Source: Makhzani et al. 2015 (arXiv:1511.05644); leaky units as in Kim & Mnih 2018
         (arXiv:1802.05983).
     """
 

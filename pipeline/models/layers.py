@@ -212,7 +212,7 @@ def drop_features(
     Raises:
         ValueError: If `uniform` is missing in training.
 
-    Source: Srivastava et al. 2014 (JMLR 15); whole channels: Tompson et al. 2015 (arXiv:1411.4280), 3.2.
+    Source: Srivastava et al. 2014 (JMLR 15); whole channels: Tompson et al. 2015 (arXiv:1411.4280).
     """
     if share and training and uniform is None:
         raise ValueError("dropout in training needs uniform numbers, one per row and innermost channel")

@@ -33,8 +33,8 @@ from pipeline.models.network_patch import stage_widths
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions beside the identity, which is all that it is at first.
 
-    Source: He et al. 2016 (arXiv:1603.05027), figure 4e, activation before each convolution; Goyal et
-        al. 2017 (arXiv:1706.02677), section 5.1, on starting from the identity; Perez et al. 2018
+    Source: He et al. 2016 (arXiv:1603.05027), full pre-activation; Goyal et al. 2017
+        (arXiv:1706.02677), on starting from the identity; Perez et al. 2018
         (arXiv:1709.07871), FiLM after the second norm.
     """
 

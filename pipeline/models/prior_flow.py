@@ -31,7 +31,7 @@ FEWEST = 20
 class Coupling(nn.Module):
     """Half of the latents scaled and shifted by what the other half says.
 
-    Source: Dinh, Sohl-Dickstein & Bengio 2017 (arXiv:1605.08803), equations 4 to 8.
+    Source: Dinh, Sohl-Dickstein & Bengio 2017 (arXiv:1605.08803), equations 6 to 8.
     """
 
     def __init__(self, width: int, hidden: int, even: bool) -> None:

@@ -66,8 +66,8 @@ def pooled_moments(source: FullGaussian, posterior: Gaussian, pseudo_count: floa
     Raises:
         ValueError: If pseudo_count is not positive.
 
-    Source: Murphy 2007, "Conjugate Bayesian analysis of the Gaussian distribution", section 9
-        (normal-inverse-Wishart prior), with the mean of the inverse Wishart for the covariance.
+    Source: Murphy 2007, "Conjugate Bayesian analysis of the Gaussian distribution", the
+        normal-inverse-Wishart prior, with the mean of the inverse Wishart for the covariance.
     """
     if pseudo_count <= 0:
         raise ValueError(f"pseudo_count must be positive, not {pseudo_count}")

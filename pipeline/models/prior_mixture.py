@@ -95,8 +95,9 @@ def mixture_of(posterior: Gaussian, components: int, generator: torch.Generator)
         components: How many.
         generator: Decides the starting means (k-means++).
 
-    Source: Bishop 2006, section 9.2, with expected sufficient statistics under each posterior; the
-        regularisation as in Fraley & Raftery 2007, section 3; k-means++ of Arthur & Vassilvitskii 2007.
+    Source: Bishop 2006, "Pattern Recognition and Machine Learning", mixtures of Gaussians, with expected
+        sufficient statistics under each posterior; Fraley & Raftery 2007, "Bayesian Regularization for
+        Normal Mixture Estimation and Model-Based Clustering"; Arthur & Vassilvitskii 2007, k-means++.
     """
     whole = aggregate_prior(posterior)
     if components == 1:

@@ -73,8 +73,8 @@ def choose_views(
             terms predict what they see all the same. None: what is present.
 
     Source: Sutter, Daunhawer & Vogt 2021 (arXiv:2105.02470) for mixtures over subsets; Shi et al. 2019
-        (arXiv:1911.03393) for each modality in turn; Wu & Goodman 2018 (arXiv:1802.05335), equation 5,
-        for sub-sampled terms.
+        (arXiv:1911.03393) for each modality in turn; Wu & Goodman 2018 (arXiv:1802.05335) for
+        sub-sampled terms.
     """
     batch = present.shape[1]
     targets = present if targets is None else targets

@@ -39,8 +39,9 @@ def discriminator_loss(
         fake: Logits of the fakes paired with them.
         weights: Share of each logit, summing to 1.
 
-    Source: Jolicoeur-Martineau 2018 (arXiv:1807.00734) and Huang et al. 2024 (arXiv:2501.05441), equation
-        2; Goodfellow et al. 2014 (arXiv:1406.2661), equation 1; Lim & Ye 2017 (arXiv:1705.02894).
+    Source: relativistic: Jolicoeur-Martineau 2018 (arXiv:1807.00734) and Huang et al. 2024
+        (arXiv:2501.05441); non-saturating: Goodfellow et al. 2014 (arXiv:1406.2661); hinge: Lim & Ye 2017
+        (arXiv:1705.02894).
     """
     real, fake = at_least_float32(real), at_least_float32(fake)
     match kind:
@@ -69,7 +70,7 @@ def generator_loss(
         fake: Logits of the fakes paired with them.
         weights: Share of each logit, summing to 1.
 
-    Source: As of `discriminator_loss`; non-saturating: Goodfellow et al. 2014, section 3.
+    Source: As of `discriminator_loss`.
     """
     real, fake = at_least_float32(real), at_least_float32(fake)
     match kind:
@@ -104,8 +105,8 @@ def gradient_penalty(
         metric: W W^T. The gradient at a part is then W^T g, with g that at what was embedded, and
             |W^T g|^2 = g^T W W^T g: the same number, without the gradient of every pixel.
 
-    Source: Mescheder, Geiger & Nowozin 2018 (arXiv:1801.04406), equation 9 (R1) and R2 beside it,
-        without the factor gamma / 2.
+    Source: Mescheder, Geiger & Nowozin 2018 (arXiv:1801.04406), R1 and R2, without the factor
+        gamma / 2.
     """
     assert not torch.is_autocast_enabled(scene.device.type)
     combined = (logits * weights.to(logits.dtype).sqrt()).sum()
@@ -154,8 +155,8 @@ def adaptive_weight(
         adversarial_norm: Of the gradient of the generator's loss, likewise.
         events: Values that a row's reconstruction sums over.
 
-    Source: Esser, Rombach & Ommer 2021 (arXiv:2012.09841), equation 7, whose gradients are at the last
-        layer of the decoder; here there are several decoders, and what they decode is common ground.
+    Source: Esser, Rombach & Ommer 2021 (arXiv:2012.09841), the adaptive weight, whose gradients are at
+        the last layer of the decoder; here there are several decoders, and what they decode is common ground.
     """
     ratio = reconstruction_norm.detach() / (adversarial_norm.detach() + 1e-6)
     return ratio.clamp(max=LARGEST_ADAPTIVE_WEIGHT * events)

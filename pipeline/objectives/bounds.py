@@ -42,8 +42,8 @@ def mixture_bound(
         objective: Its regulariser says how many draws and which gradient.
         beta: Factor on the log ratio of densities.
 
-    Source: Shi et al. 2019 (arXiv:1911.03393), equation 4; Palumbo, Daunhawer & Vogt 2023 (MMVAE+, ICLR),
-        equation 8.
+    Source: Shi et al. 2019 (arXiv:1911.03393), the importance-weighted bound of a mixture of experts;
+        Palumbo, Daunhawer & Vogt 2023 (MMVAE+, ICLR), the same with private latents.
     """
     regulariser = objective.regulariser
     assert isinstance(regulariser, KlRegulariser)
@@ -67,7 +67,7 @@ def mixture_bound(
 def importance_weighted(log_weight: Float[Tensor, "draw batch"]) -> Float[Tensor, " batch"]:
     """Log of the mean over draws of exp(log weight): a lower bound on log p(x) that grows with draws.
 
-    Source: Burda, Grosse & Salakhutdinov 2015 (arXiv:1509.00519), equation 8.
+    Source: Burda, Grosse & Salakhutdinov 2015 (arXiv:1509.00519), the bound of K samples.
     """
     return log_weight.logsumexp(dim=0) - math.log(len(log_weight))
 
@@ -103,8 +103,8 @@ def doubly_reparameterised(
         own: Rows whose private latent was drawn from what it is weighed by.
         beta: Exponent of the densities' ratio in the weights.
 
-    Source: Tucker et al. 2018 (arXiv:1810.04152), equation 8; Bauer & Mnih 2021 (arXiv:2101.11046), section
-        5, for densities other than the one drawn from.
+    Source: Tucker et al. 2018 (arXiv:1810.04152), IWAE-DReG; Bauer & Mnih 2021 (arXiv:2101.11046), for
+        densities other than the one drawn from.
     """
     share = log_weight.detach().softmax(dim=0)
     surrogate = (weight * (share * log_weight).sum(dim=0)).sum()

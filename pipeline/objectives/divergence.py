@@ -43,7 +43,7 @@ def free_bits(
     Returns:
         Nats per row, summed over latents.
 
-    Source: Kingma et al. 2016 (arXiv:1606.04934), equation 15 (their lambda is `nats`).
+    Source: Kingma et al. 2016 (arXiv:1606.04934), free bits (their lambda is `nats`).
     """
     mean = kl_per_latent.mean(dim=0) if mean is None else mean
     return torch.where(mean.detach() > nats, kl_per_latent, nats).sum(dim=1)
@@ -66,7 +66,7 @@ def capacity(
     Returns:
         Nats per row.
 
-    Source: Burgess et al. 2018 (arXiv:1804.03599), equation 8.
+    Source: Burgess et al. 2018 (arXiv:1804.03599), controlled increase of the capacity.
     """
     mean = kl.mean() if mean is None else mean
     return torch.sign(mean.detach() - target) * (kl - target)

@@ -38,7 +38,7 @@ def logistic_contrast(
         numerator: Logits of draws from p_a.
         denominator: Logits of draws from p_b.
 
-    Source: Goodfellow et al. 2014 (arXiv:1406.2661), proposition 1, as a loss to minimise.
+    Source: Goodfellow et al. 2014 (arXiv:1406.2661), the optimal discriminator, as a loss to minimise.
     """
     return 0.5 * (F.softplus(-at_least_float32(numerator)) + F.softplus(at_least_float32(denominator)))
 
@@ -62,7 +62,7 @@ def aae_discriminator_loss(
 ) -> Float[Tensor, " batch"]:
     """Tell draws from the prior (positive) from codes (negative): log 2 per row when they are alike.
 
-    Source: Makhzani et al. 2015 (arXiv:1511.05644), section 2, the first part of regularisation.
+    Source: Makhzani et al. 2015 (arXiv:1511.05644), the first part of the regularisation phase.
     """
     return density_ratio_loss(discriminator, draws, codes)
 
@@ -72,8 +72,8 @@ def aae_encoder_loss(
 ) -> Float[Tensor, " batch"]:
     """Make codes pass for draws from the prior: -log sigmoid of their logit, per row.
 
-    Source: Makhzani et al. 2015 (arXiv:1511.05644), section 2, with the non-saturating loss of
-        Goodfellow et al. 2014 (arXiv:1406.2661), section 3.
+    Source: Makhzani et al. 2015 (arXiv:1511.05644), the second part of the regularisation
+        phase, with the non-saturating loss of Goodfellow et al. 2014 (arXiv:1406.2661).
     """
     return F.softplus(-at_least_float32(discriminator(codes)))
 
@@ -101,8 +101,8 @@ def avb_discriminator_loss(
         moments: Mean and variance of z given each row (adaptive contrast), or None: T is to compare z
             itself with the prior.
 
-    Source: Mescheder, Nowozin & Geiger 2017 (arXiv:1701.04722), equation 3.3, and with moments
-        section 4.
+    Source: Mescheder, Nowozin & Geiger 2017 (arXiv:1701.04722), the discriminator's objective,
+        and with moments adaptive contrast.
     """
     z = z.detach()
     contrasted = z if moments is None else standardise(z, moments)
@@ -139,7 +139,7 @@ def kl_estimate(
     T says how far q is from r, which is little, instead of how far it is from the prior, which may be
     tens of nats and is more than any discriminator resolves. Without moments it is the logit.
 
-    Source: Mescheder et al. 2017 (arXiv:1701.04722), section 4.
+    Source: Mescheder, Nowozin & Geiger 2017 (arXiv:1701.04722), adaptive contrast.
     """
     logit = at_least_float32(logit)
     if moments is None:

@@ -89,7 +89,8 @@ def cross_entropy(
         value: x, in 0..1.
         valid: Where there is a value.
 
-    Source: Vincent et al. 2008 (ICML), equation 2; Kingma & Welling 2013 (arXiv:1312.6114), appendix C.1.
+    Source: Vincent et al. 2008 (ICML), reconstruction cross-entropy; Kingma & Welling 2013
+        (arXiv:1312.6114), the Bernoulli decoder.
     """
     mask = valid[:, None]
     share, value = torch.where(mask, share, 0.5), torch.where(mask, value, 0.0)

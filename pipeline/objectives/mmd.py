@@ -39,8 +39,9 @@ def mmd(
     Raises:
         ValueError: If the unbiased statistic is asked of fewer than two rows.
 
-    Source: Gretton et al. 2012, "A Kernel Two-Sample Test", lemma 6 (equation 3) and equation 5;
-        Tolstikhin et al. 2018 (arXiv:1711.01558), algorithm 2, with the scales of its implementation.
+    Source: Gretton et al. 2012, "A Kernel Two-Sample Test", JMLR 13, the unbiased and the biased statistic
+        (equation 5); Tolstikhin et al. 2018 (arXiv:1711.01558), WAE-MMD, with the scales of its
+        implementation.
     """
     if statistic == "u" and min(len(codes), len(prior)) < 2:
         raise ValueError(f"the unbiased MMD needs two rows of each, not {len(codes)} and {len(prior)}")

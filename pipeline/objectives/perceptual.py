@@ -33,7 +33,7 @@ _LEAST = 1e-10
 class PerceptualNetwork(nn.Module):
     """VGG-16's features after the last convolution of each block; frozen.
 
-    Source: Simonyan & Zisserman 2015 (arXiv:1409.1556), table 1, configuration D.
+    Source: Simonyan & Zisserman 2015 (arXiv:1409.1556), configuration D.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -103,8 +103,8 @@ def perceptual_distance(
         value: The picture; like `location` it counts as grey where it is not valid.
         valid: Where there is a value; a row with none costs an exact 0 whose graph is intact.
 
-    Source: Johnson, Alahi & Fei-Fei 2016 (arXiv:1603.08155), section 3.2; Zhang et al. 2018
-        (arXiv:1801.03924), equation 1 with all channels weighted 1.
+    Source: Johnson, Alahi & Fei-Fei 2016 (arXiv:1603.08155), perceptual losses; Zhang et al. 2018
+        (arXiv:1801.03924), their distance with all channels weighted 1.
     """
     mask = valid[:, None]
     found = network(torch.where(mask, at_least_float32(location), 0.5))

@@ -97,7 +97,7 @@ def log_aggregate(
     Raises:
         ValueError: If there are fewer than two rows or no samples.
 
-    Source: Chen et al. 2018 (arXiv:1802.04942), appendix C.2, minibatch stratified sampling.
+    Source: Chen et al. 2018 (arXiv:1802.04942), equation S6, minibatch stratified sampling.
     """
     batch = len(log_density)
     if batch < 2 or dataset_size < 1:
@@ -134,6 +134,6 @@ def total_correlation_from_logit(logit: Float[Tensor, " batch"]) -> Float[Tensor
         logit: Of draws from q(z), by a discriminator trained with
             `density_ratio_loss(discriminator, z, permute_latents(z, uniform))`, frozen here.
 
-    Source: Kim & Mnih 2018 (arXiv:1802.05983), equation 3.
+    Source: Kim & Mnih 2018 (arXiv:1802.05983), the density-ratio trick.
     """
     return at_least_float32(logit)

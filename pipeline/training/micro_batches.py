@@ -19,7 +19,7 @@ from pipeline.training.peers import Peers
 ACTIVE_VARIANCE = 0.01
 """Variance over samples of a latent's posterior mean from which on the latent counts as active.
 
-Source: Burda, Grosse & Salakhutdinov 2015 (arXiv:1509.00519), section 5.2.
+Source: Burda, Grosse & Salakhutdinov 2015 (arXiv:1509.00519), active units.
 """
 
 

@@ -29,7 +29,7 @@ IMAGE, LATENT = "image", "latent"
 BETAS = {IMAGE: (0.0, 0.99), LATENT: (0.5, 0.99)}
 """Adam's, for each discriminator: little or no momentum against a moving target.
 
-Source: Huang et al. 2024 (arXiv:2501.05441), table 6; Kim & Mnih 2018 (arXiv:1802.05983), appendix A.
+Source: Huang et al. 2024 (arXiv:2501.05441) and Kim & Mnih 2018 (arXiv:1802.05983), training settings.
 """
 
 
