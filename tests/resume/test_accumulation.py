@@ -1,11 +1,8 @@
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes_together import start, succeed
 from safetensors.torch import load_file
 from small_systems import BATCH, UPDATES, batches, begin, choose, names, updates
 from train_once import CONFIG, train
@@ -17,7 +14,6 @@ from pipeline.errors import InputError
 from pipeline.orchestration.stage import World
 from pipeline.training.checkpoint import TrainingState
 
-HERE = Path(__file__).parent
 TWO = Train(batch=BATCH, accumulation=2)
 REFUSED = {
     "betatc": "tc mixes the posteriors",
@@ -62,17 +58,7 @@ def test_micro_batches_train_the_same_players_or_are_refused_with_the_reason(nam
 @pytest.mark.slow
 def test_micro_batches_in_two_processes_train_the_same_players(tmp_path: Path) -> None:
     chosen = ["vaegan", "avb"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    processes = []
-    for rank in range(2):
-        place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, str(HERE / "systems_in_processes.py"), str(tmp_path), "2", *chosen]
-        processes.append(subprocess.Popen(command, env=os.environ | place, stderr=subprocess.PIPE))
-    for process in processes:
-        _, said = process.communicate(timeout=400)
-        assert process.returncode == 0, said.decode()
+    succeed(start("systems_in_processes.py", tmp_path, 2, *chosen, size=2))
     for name in chosen:
         state, _ = run(name, 1, UPDATES)
         expected = {f"model.{key}": value for key, value in state.model.state_dict().items()}

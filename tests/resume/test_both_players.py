@@ -1,18 +1,13 @@
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes_together import start, succeed
 from safetensors.torch import load_file
 from small_systems import BATCH, UPDATES, batches, begin, names, updates
 
 from pipeline.training.checkpoint import TrainingState, resume, save_checkpoint
-
-HERE = Path(__file__).parent
 
 
 def run(name: str, state: TrainingState, first: int, last: int) -> list[dict[str, float]]:
@@ -50,20 +45,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     directories = {how: tmp_path_factory.mktemp(how) for how in ("one", "two", "divided")}
     processes = []
     for how, directory in directories.items():
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        size = 1 if how == "one" else 2
-        for rank in range(size):
-            place = {"RANK": str(rank), "WORLD_SIZE": str(size), "DIVIDED": str(int(how == "divided"))}
-            environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | place
-            command = [sys.executable, str(HERE / "systems_in_processes.py"), str(directory)]
-            processes.append(
-                subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-            )
-    for process in processes:
-        _, said = process.communicate(timeout=400)
-        assert process.returncode == 0, said.decode()
+        size, divided = 1 if how == "one" else 2, str(int(how == "divided"))
+        processes += start("systems_in_processes.py", directory, size=size, DIVIDED=divided)
+    succeed(processes)
     return directories
 
 

@@ -1,15 +1,12 @@
 import errno
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes_together import finish, start, succeed
 from safetensors.torch import load_file
 from train_once import CONFIG, train
 
@@ -20,8 +17,6 @@ from pipeline.orchestration.distributed import connect
 from pipeline.orchestration.stage import World
 from pipeline.training import checkpoint_files, history, losses, update
 
-DRIVER = Path(__file__).with_name("train_once.py")
-
 
 @pytest.fixture(scope="module")
 def uninterrupted(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,14 +25,6 @@ def uninterrupted(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     assert manifest.metrics["samples_seen"] == 96
     assert manifest.metrics["loss"] > 0
     return directory
-
-
-def start(dataset: Path, directory: Path, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, str(DRIVER), str(dataset), str(directory), *options],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stderr=subprocess.PIPE,
-    )
 
 
 def results(directory: Path) -> tuple[bytes, bytes, bytes]:
@@ -69,9 +56,8 @@ def test_history_has_every_term_of_every_interval(uninterrupted: Path) -> None:
 def test_a_killed_training_ends_with_the_same_bytes(
     dataset: Path, uninterrupted: Path, tmp_path: Path, die: str
 ) -> None:
-    process = start(dataset, tmp_path, "--die", die)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    codes, said = finish(start("train_once.py", dataset, tmp_path, "--die", die))
+    assert codes == [-signal.SIGKILL], said
     assert not (tmp_path / "model.safetensors").exists()
     unfinished = list((tmp_path / "checkpoints").glob(".saving-*"))
     assert bool(unfinished) == (not die.startswith("saved"))
@@ -240,27 +226,9 @@ def test_precision_is_decided_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_model_as_one(dataset: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    ranks = [
-        start(
-            dataset,
-            tmp_path / "two",
-            "--double",
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE="2",
-            LOCAL_WORLD_SIZE="2",
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-        )
-        for rank in (0, 1)
-    ]
-    one = start(dataset, tmp_path / "one", "--double")
-    for process in (one, *ranks):
-        _, said = process.communicate(timeout=400)
-        assert process.returncode == 0, said.decode()
+    one = start("train_once.py", dataset, tmp_path / "one", "--double")
+    two = start("train_once.py", dataset, tmp_path / "two", "--double", size=2)
+    succeed([*one, *two])
     single, double = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert single.keys() == double.keys()
     for name, tensor in single.items():

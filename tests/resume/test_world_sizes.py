@@ -1,15 +1,10 @@
 """The history of losses does not depend on how many processes train, nor on micro-batches."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-DRIVER = Path(__file__).with_name("world_sizes.py")
+from processes_together import start, succeed
 
 SYSTEMS = ("vae", "betatc", "wae", "aae", "avb", "vaegan")
 DIVISIBLE = ("vae", "aae", "avb", "vaegan")
@@ -24,21 +19,7 @@ TOLERANCE = {"float64": 1e-9, "float32": 2e-5}
 def histories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every system in four, two and one processes, in both precisions, with and without micro-batches."""
     directory = tmp_path_factory.mktemp("histories")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [sys.executable, str(DRIVER), str(directory), str(UPDATES), *SYSTEMS]
-    processes = [
-        subprocess.Popen(
-            command,
-            env=os.environ | {"RANK": str(rank), "STORE_PORT": port, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(4)
-    ]
-    for process in processes:
-        _, said = process.communicate(timeout=500)
-        assert process.returncode == 0, said.decode()
+    succeed(start("world_sizes.py", directory, UPDATES, *SYSTEMS, size=4), timeout_s=500)
     return directory
 
 

@@ -1,6 +1,6 @@
 """Train small systems in one, two and four processes and write down every update's report.
 
-    RANK=0 STORE_PORT=29500 python world_sizes.py DIRECTORY UPDATES SYSTEM ...
+    RANK=0 MASTER_PORT=29500 python world_sizes.py DIRECTORY UPDATES SYSTEM ...
 
 SIZES="2 1" and DTYPES=float32 leave out the others. Four of these processes meet in turn as four, as two
 and as one, which saves starting seven.
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import small_systems
 import torch
+from processes_together import total, wrap
 from small_systems import BATCH, batches, begin, choose, updates
-from systems_in_processes import total, wrap
 from torch import distributed
 
 from pipeline.config.accumulation import indivisible
@@ -55,7 +55,7 @@ def divides(name: str, size: int) -> bool:
 def main() -> None:
     torch.set_num_threads(1)
     rank, directory, count = int(os.environ["RANK"]), Path(sys.argv[1]), int(sys.argv[2])
-    port = int(os.environ["STORE_PORT"])
+    port = int(os.environ["MASTER_PORT"])
     small_systems.TRAIN = small_systems.TRAIN.model_copy(update={"samples": BATCH * count})
     store = distributed.TCPStore("127.0.0.1", port, is_master=rank == 0, timeout=timedelta(seconds=120))
     for size in SIZES:
