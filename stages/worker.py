@@ -7,6 +7,7 @@ lost, 75 stopped on request.
 
 import argparse
 import contextlib
+import hashlib
 import os
 import signal
 import sys
@@ -30,7 +31,13 @@ from pipeline.errors import (
 from pipeline.orchestration.job import Job, read_job
 from pipeline.orchestration.ledger import RESUMABLE, commit, fail, read_record, write_record
 from pipeline.orchestration.nodes import Meeting
-from pipeline.orchestration.nodes_agent import STOP_FILE, UNDER_AGENT, is_lost_contact, run_processes
+from pipeline.orchestration.nodes_agent import (
+    RESTARTS,
+    STOP_FILE,
+    UNDER_AGENT,
+    is_lost_contact,
+    run_processes,
+)
 from pipeline.orchestration.processes import FAILED_ELSEWHERE, STOPPED, die_with_parent
 from pipeline.orchestration.progress import Progress
 from pipeline.orchestration.stage import Context, Manifest, World
@@ -187,9 +194,8 @@ def _report(error: Exception, job: Job, world: World) -> int:
         error = Failed("lost contact with another process of this stage, which died or could not be reached")
         code = FAILED_ELSEWHERE
     said = str(refused) if refused else f"{type(error).__name__}: {error}"
-    time.sleep(TURN_S * min(world.rank, LAST_TURN))  # where all meet the same, the first has said it by then
-    before = _failure(job)
-    if before and (code == FAILED_ELSEWHERE or (world.rank and before == said)):
+    time.sleep(TURN_S * min(world.rank, LAST_TURN))  # by then the cause is recorded
+    if (code == FAILED_ELSEWHERE and _failure(job)) or not _is_first_to_say(said):
         return code
     if not _is_complete(job):  # what the first process has finished stays so
         with contextlib.suppress(OSError):  # on a full disk there is no room for the record either
@@ -199,6 +205,21 @@ def _report(error: Exception, job: Job, world: World) -> int:
     else:
         traceback.print_exception(error)
     return code
+
+
+def _is_first_to_say(said: str) -> bool:
+    """Whether no other process has said the same since the agent of this machine last started all of them."""
+    beside = os.environ.get(STOP_FILE)
+    if beside is None:
+        return True
+    words = hashlib.sha256(said.encode()).hexdigest()[:16]
+    try:
+        Path(f"{beside}.{os.environ.get(RESTARTS, '0')}.{words}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # a full disk
+        return True
+    return True
 
 
 def _stop_on_request(progress: Progress, *, resumable: bool) -> Callable[[], bool]:

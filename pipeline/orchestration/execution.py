@@ -10,6 +10,7 @@ from pipeline.orchestration.ledger import begin, fail
 from pipeline.orchestration.nodes import Nodes
 from pipeline.orchestration.nodes_lead import Lead, MachineMissing
 from pipeline.orchestration.processes import (
+    BAD_INPUT,
     FAILED_ELSEWHERE,
     STOPPED,
     Interruption,
@@ -20,8 +21,6 @@ from pipeline.orchestration.processes import (
 
 UPLOAD_TIMEOUT_S = 60.0
 """How long a run that went well waits at its end for the tracking server."""
-
-BAD_INPUT = 2
 
 
 class StageFailed(Exception):  # noqa: N818 (said as a fact)
@@ -109,8 +108,8 @@ def work(job: Job, run_directory: Path, crew: Crew, *, distributed: bool) -> int
                 return code
             if crew.lead and distributed and (name := crew.lead.lost_member()):
                 say(f"{job.record.stage}: {name} is lost; what is saved is intact")
-            elif code < 0 and crew.lead and distributed and (failed := crew.lead.failed_code()):
-                return failed  # ours were only killed because of it
+            elif _is_consequence(code) and crew.lead and distributed and (failed := crew.lead.failed_code()):
+                return failed
             elif code < 0 and restarts < crew.launch.max_restarts:
                 restarts += 1
                 again = f"started again ({restarts} of {crew.launch.max_restarts})"
@@ -121,6 +120,11 @@ def work(job: Job, run_directory: Path, crew: Crew, *, distributed: bool) -> int
     finally:
         file.unlink(missing_ok=True)
         job.progress_file.unlink(missing_ok=True)
+
+
+def _is_consequence(code: int) -> bool:
+    """Whether processes may have ended so only because those of another machine failed."""
+    return code < 0 or code == FAILED_ELSEWHERE
 
 
 def ending(code: int) -> str:

@@ -15,13 +15,16 @@ from typing import Any
 
 from pipeline.errors import STOP_SIGNALS
 from pipeline.orchestration.nodes import Meeting
-from pipeline.orchestration.processes import PARENT, STOPPED
+from pipeline.orchestration.processes import PARENT
 
 STOP_FILE = "TRIPTYCH_STOP_FILE"
 """Environment variable: the file whose existence asks the processes of a stage to save and stop."""
 
 UNDER_AGENT = "TORCHELASTIC_RUN_ID"
 """Environment variable: torchrun's agent sets it for the processes that it starts."""
+
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""Environment variable: how often it has started them again."""
 
 KEEP_ALIVE_S = 2
 KEEP_ALIVE_ATTEMPTS = 3
@@ -39,17 +42,17 @@ def run_processes(
     Args:
         command: Module and arguments of each.
         processes: How many.
-        max_restarts: How often all are started again after one died.
+        max_restarts: How often all are started again after one died; not after one refused its input.
         meeting: Where they find those of other machines, if there are any.
         resumable: Whether the stage saves when it is asked to stop; others are ended at once.
 
     Returns:
-        0 if all of them ended so, 75 if they were ended on request, else the first failure's.
+        0 if all of them ended so, 75 if they were ended on request, else that of the failure.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import LaunchConfig
+
+    from pipeline.orchestration.nodes_elastic import launch
 
     # The workers speak for themselves.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -57,7 +60,7 @@ def run_processes(
     with tempfile.TemporaryDirectory(prefix="triptych-") as directory:
         os.environ[STOP_FILE] = str(Path(directory) / "stop")
         _stop_on_request(Path(directory) / "stop", resumable=resumable)
-        launch = LaunchConfig(
+        config = LaunchConfig(
             **_rendezvous(meeting),
             nproc_per_node=processes,
             max_restarts=max_restarts,
@@ -65,16 +68,10 @@ def run_processes(
             signals_to_handle="SIGQUIT",  # the others are ours
         )
         try:
-            elastic_launch(launch, sys.executable)("-u", "-m", *command)
-        except ChildFailedError as error:
-            _, first = error.get_first_failure()
-            return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
-        except SignalException:
-            return STOPPED
+            return launch(config, command)
         except RendezvousError as error:
             print(f"triptych: {_unmet(meeting)}: {error}", file=sys.stderr)
             return 1
-    return 0
 
 
 def _rendezvous(meeting: Meeting | None) -> dict[str, Any]:

@@ -172,7 +172,8 @@ class Lead:
         while call and not self._lost and not self._interruption.requested:
             self._lost = self._first_gone(call)
             last_seen_s = time.monotonic() - max(self._pulse.age_s(id) for id in call.members)
-            if last_seen_s > ended_s + 2 * BEAT_S:  # an earlier beat may be read a beat late
+            heard = last_seen_s > ended_s + 2 * BEAT_S  # an earlier beat may be read a beat late
+            if heard and (not self._busy(call) or time.monotonic() > ended_s + LAST_WORDS_S):
                 break
             time.sleep(POLL_S)
         return self._lost
@@ -197,6 +198,10 @@ class Lead:
     def _first_gone(self, call: Call) -> str:
         here = {node.id for node in self._present}
         return next((self._names[id] for id in call.members if id not in here), "")
+
+    def _busy(self, call: Call) -> bool:
+        """Whether processes of another machine are still at it: they may be about to say why they failed."""
+        return any(node.busy == call.meeting for node in self._present)
 
     def _ended_badly(self, call: Call) -> list[NodeNotice]:
         ended = [node for node in self._present if node.ended == call.meeting]

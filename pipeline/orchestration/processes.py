@@ -14,6 +14,9 @@ from typing import Literal
 from pipeline.errors import STOP_SIGNALS
 from pipeline.orchestration.nodes import Meeting, interface_of
 
+BAD_INPUT = 2
+"""Exit code of what refused a config, a file or a flag, and said so: trying again is of no use."""
+
 STOPPED = 75
 """Exit code of what was asked to stop, and saved."""
 

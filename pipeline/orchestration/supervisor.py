@@ -11,7 +11,6 @@ from pipeline.config import Config, resolved_yaml
 from pipeline.durable import write_text
 from pipeline.errors import InputError, Interrupted, command_name
 from pipeline.orchestration.execution import (
-    BAD_INPUT,
     UPLOAD_TIMEOUT_S,
     Crew,
     Launch,
@@ -26,7 +25,7 @@ from pipeline.orchestration.nodes_lead import Lead, MachineMissing
 from pipeline.orchestration.nodes_text import missing_text
 from pipeline.orchestration.origin import Origin, refuse_other_config, write_origin
 from pipeline.orchestration.plan import FORCED, INPUT_NAMES, NEEDS, Selection, Step, plan
-from pipeline.orchestration.processes import STOPPED, Interruption, say, threads_per_process
+from pipeline.orchestration.processes import BAD_INPUT, STOPPED, Interruption, say, threads_per_process
 from pipeline.orchestration.stage import STAGES, StageName
 from pipeline.orchestration.tracking import Mirror, NoMirror, start_mirror
 

@@ -2,7 +2,8 @@
 
 The supervisor is given this module instead of `stages.worker`. Environment variables, each naming a
 stage, steer it: FAKE_GATE waits until there is a file `go` in the working directory, FAKE_DEAF waits
-for ever and hears no request to stop, FAKE_FAIL, FAKE_REFUSE and FAKE_FULL fail in their ways.
+for ever and hears no request to stop, FAKE_FAIL, FAKE_REFUSE and FAKE_FULL fail in their ways,
+the second in the process of rank FAKE_RANK alone if that is set.
 
 Of several processes the first does everything, and the others stay until it has finished. On several
 machines they are started without torchrun's agent.
@@ -32,7 +33,10 @@ from stages import worker
 def run_stage(config: Config, context: Context, stage: str) -> Manifest:
     if os.environ.get("FAKE_FAIL") == stage:
         raise RuntimeError("the fake stage fails as told")
-    if os.environ.get("FAKE_REFUSE") == stage:
+    refusing = os.environ.get("FAKE_RANK", str(context.world.rank)) == str(context.world.rank)
+    if os.environ.get("FAKE_REFUSE") == stage and refusing:
+        with (context.directory.parent / f"{stage}.refused").open("a") as file:
+            file.write(str(context.world.rank))
         raise InputError("frame_0003.png: the image is truncated; replace it")
     if os.environ.get("FAKE_FULL") == stage:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/full.tar")
