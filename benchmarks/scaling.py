@@ -1,12 +1,14 @@
 """What two processes on two cores give over one, and what logging, tracking and checkpoints cost.
 
-    OMP_WAIT_POLICY=PASSIVE python benchmarks/scaling.py [--batch 64] [--rounds 5] [--json FILE]
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/scaling.py [--batch 64] [--rounds 5] [--width 128] [--json FILE]
 
 - Processes: the default model, 64 px, one thread each, float32, the same global batch of random scenes.
   One process and two (gloo) take turns, round after round, each in its own world that waits between turns;
   medians count. `of twice` is the two processes' samples/s over twice the one's; samples per CPU-second do
   not depend on what else runs on the machine. `halves` are two processes that train apart on half the batch
   each: what two cores of this machine give at best, memory and clock shared.
+- Sharding: two processes that hold a wider model each, and two that divide it (`train.sharding: full`), in
+  turns likewise; what a process holds of weights, average, moments and gradients, and its memory.
 - Overhead: the train stage under its supervisor, `train.log_samples`, `checkpoint_samples` and MLflow as in
   configs/demo.yaml, against the same with none of them but the last save (nor the validation that
   chooses the best checkpoint). Counted from the 50th update on
@@ -51,15 +53,19 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=40, help="in each turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=9600, help="that overhead is measured over")
-    parser.add_argument("--only", choices=["processes", "overhead"])
+    parser.add_argument("--width", type=int, default=128, help="of the model that is divided")
+    parser.add_argument("--only", choices=["processes", "sharding", "overhead"])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["OMP_NUM_THREADS"] = "1"
     found: dict[str, Any] = {"batch": arguments.batch, "cores": os.cpu_count()}
-    if arguments.only != "overhead":
+    if arguments.only in (None, "processes"):
         found["processes"] = processes(arguments.batch, arguments.updates, arguments.rounds)
-    if arguments.only != "processes":
+    if arguments.only in (None, "sharding"):
+        updates = max(2, arguments.updates // 10)
+        found["sharding"] = sharding(arguments.batch, arguments.width, updates, arguments.rounds)
+    if arguments.only in (None, "overhead"):
         found["overhead"] = overhead(arguments.batch, arguments.samples, arguments.rounds)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1))
@@ -75,7 +81,7 @@ def processes(batch: int, updates: int, rounds: int) -> dict[str, Any]:
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in worlds}
     for number in range(rounds + 1):
         for name, world in worlds.items():
-            seconds, cpu = world.turn(updates)
+            seconds, cpu, *_ = world.turn(updates)
             if number:  # the first is to warm up
                 turns[name].append((batch * updates / seconds, batch * updates / cpu))
     for world in worlds.values():
@@ -92,10 +98,30 @@ def processes(batch: int, updates: int, rounds: int) -> dict[str, Any]:
     return rates
 
 
+def sharding(batch: int, width: int, updates: int, rounds: int) -> dict[str, Any]:
+    """Speed and memory of two processes that each hold a model, and of two that divide it."""
+    found = {}
+    print(f"global batch {batch}, width {width}, two processes, medians of {rounds}")
+    print(f"{'sharding':10}{'samples/s':>11}{'per CPU-s':>11}{'state, MB':>11}{'memory, MB':>12}")
+    for kind in ("none", "full"):  # one after the other: both at once may not fit
+        world = World([(0, 2), (1, 2)], batch, str(width), kind)
+        turns = [world.turn(updates) for _ in range(rounds + 1)][1:]
+        world.end()
+        found[kind] = {
+            "samples_per_s": batch * updates / median(seconds for seconds, *_ in turns),
+            "per_cpu_s": batch * updates / median(cpu for _, cpu, *_ in turns),
+            "state_mb": turns[-1][2] / 1e6,
+            "memory_mb": turns[-1][3] / 1e6,
+        }
+        rate, per_cpu, state, memory = found[kind].values()
+        print(f"{kind:10}{rate:11.1f}{per_cpu:11.1f}{state:11.0f}{memory:12.0f}")
+    return found
+
+
 class World:
     """Processes that wait until it is their turn."""
 
-    def __init__(self, ranks: list[tuple[int, int]], batch: int) -> None:
+    def __init__(self, ranks: list[tuple[int, int]], batch: int, *options: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
@@ -110,15 +136,20 @@ class World:
                 "MASTER_PORT": port,
             }
             environment = os.environ | (among if size > 1 else {})  # alone it is not started by torchrun
-            command = [sys.executable, str(WORKER), str(batch)]
+            command = [sys.executable, str(WORKER), str(batch), *options]
             self._processes.append(
                 subprocess.Popen(
                     command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
                 )
             )
 
-    def turn(self, updates: int) -> tuple[float, float]:
-        """Let them make some updates; the slowest one's seconds, and everybody's CPU-seconds."""
+    def turn(self, updates: int) -> tuple[float, float, int, int]:
+        """Let them make some updates.
+
+        Returns:
+            The slowest one's seconds, everybody's CPU-seconds, the most that one holds of a state, and the
+            most memory of one, in bytes.
+        """
         for process in self._processes:
             assert process.stdin
             process.stdin.write(f"{updates}\n")
@@ -127,7 +158,8 @@ class World:
         for process in self._processes:
             assert process.stdout
             answers.append(json.loads(process.stdout.readline()))
-        return max(seconds for seconds, _ in answers), sum(cpu for _, cpu in answers)
+        seconds, cpu, states, memory = zip(*answers, strict=True)
+        return max(seconds), sum(cpu), max(states), max(memory)
 
     def end(self) -> None:
         """Close them, all at once: they leave together."""

@@ -1,6 +1,7 @@
 """Processes of benchmarks/scaling.py: a rank that trains when told to, and a supervised train stage.
 
-RANK=0 WORLD_SIZE=1 ... python scaling_worker.py BATCH        updates on stdin, seconds on stdout
+RANK=0 WORLD_SIZE=1 ... python scaling_worker.py BATCH [WIDTH [SHARDING]]
+                                                              updates on stdin, seconds on stdout
 python scaling_worker.py supervise CONFIG ROOT OVERRIDE ...   shard and train, then what it took
 python scaling_worker.py --job FILE                           one stage, as the supervisor starts it
 """
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -21,8 +23,8 @@ SETTLED = 50
 """Updates after which the clock starts: by then the supervisor has imported MLflow, which it does once."""
 
 
-def train_when_told(batch_size: int) -> None:
-    """Make as many updates as each line of the input says; answer with seconds and CPU-seconds."""
+def train_when_told(batch_size: int, width: int | None = None, sharding: str = "none") -> None:
+    """Make as many updates as each line of the input says; answer with seconds, CPU-seconds and memory."""
     import torch
     from train import random_batch, scene_info
 
@@ -37,11 +39,13 @@ def train_when_told(batch_size: int) -> None:
     torch.set_num_threads(1)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     world = World(rank, size, rank, size)
+    section = Model(width=width) if width else Model()
     with connect(world, "cpu") as processes:
         config = Train(batch=batch_size, samples=10**9)
-        model = build_autoencoder(Model(), Objective(), scene_info(("rgb", "depth", "seg")), seed=0)
-        state = start(model, Objective(), config, seed=0)
-        rules = Rules(Model(), Objective(), config, seed=0, rank=rank, world_size=size, dataset_size=10_000)
+        model = build_autoencoder(section, Objective(), scene_info(("rgb", "depth", "seg")), seed=0)
+        divide = processes.divide if sharding == "full" else lambda whole: None
+        state = start(model, Objective(), config, seed=0, divide=divide)
+        rules = Rules(section, Objective(), config, seed=0, rank=rank, world_size=size, dataset_size=10_000)
         update = make_update(state, processes.wrap(state.model), rules, processes.peers())
         batch = random_batch(batch_size)
         rows = batch.rows(rank * batch_size // size, (rank + 1) * batch_size // size)
@@ -53,7 +57,21 @@ def train_when_told(batch_size: int) -> None:
                 state.samples_seen += batch_size
                 processes.any(False)  # as the loop asks after every update
             answer = [time.perf_counter() - began_s, time.process_time() - cpu_s]
-            print(json.dumps(answer), flush=True)
+            print(json.dumps([*answer, state_bytes(state), resident_bytes()]), flush=True)
+
+
+def state_bytes(state: Any) -> int:
+    """What this process holds of weights, average, moments and gradients."""
+    from pipeline.training.checkpoint_sharded import tensors_of
+    from pipeline.training.sharding import local
+
+    gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
+    return sum(local(tensor).nbytes for tensor in [*tensors_of(state).values(), *gradients])
+
+
+def resident_bytes() -> int:
+    """Of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Clock:
@@ -130,4 +148,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "supervise":
         supervise(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
     else:
-        train_when_told(int(sys.argv[1]))
+        width = int(sys.argv[2]) if sys.argv[2:] else None
+        train_when_told(int(sys.argv[1]), width, *sys.argv[3:])

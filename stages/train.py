@@ -103,6 +103,8 @@ def _begin(
 ) -> TrainingState:
     """A new training where the processes compute, divided among them if the config says so."""
     divided = config.train.sharding == "full"
+    if divided and context.world.size == 1:
+        context.progress.say("train.sharding: full has nothing to divide in one process; see --nproc")
     if not divided:
         model = model.to(processes.device)  # otherwise each goes to its device in its turn, in parts
     state = start(

@@ -114,8 +114,9 @@ def out_of_memory_advice(error: BaseException, samples_seen: int, accumulation: 
     return (
         f"out of memory after {samples_seen} samples ({why}); the last checkpoint is kept, and the same "
         f"command goes on from it with train.accumulation: {2 * accumulation} (the same model in smaller "
-        "parts, where the system allows them), fewer train.loading.workers or a smaller "
-        "train.loading.cache_gib; a smaller train.batch or precision: bf16 make another model, from the start"
+        "parts, where the system allows them), fewer train.loading.workers, a smaller "
+        "train.loading.cache_gib or, where the weights themselves are too large, train.sharding: full in "
+        "several processes; a smaller train.batch or precision: bf16 make another model, from the start"
     )
 
 

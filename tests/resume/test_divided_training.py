@@ -176,7 +176,9 @@ def test_another_process_takes_what_the_first_one_chose(
 
 
 def test_one_process_has_nothing_to_divide(dataset: Path, tmp_path: Path) -> None:
-    run(dataset, tmp_path, 1, DIVIDED)
+    codes, said = finish(start(dataset, tmp_path, 1, DIVIDED))
+    assert codes == [0], said
+    assert "train.sharding: full has nothing to divide in one process; see --nproc" in said
     assert "model.safetensors" in files(tmp_path, "best")
 
 
