@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes_together import finish, places, succeed
 from safetensors.torch import load_file
 from test_checkpoint import make_state
 
@@ -25,35 +25,21 @@ DIVIDED = "--divided"
 
 def start(dataset: Path, directory: Path, size: int, *options: str) -> list[subprocess.Popen[bytes]]:
     """Some processes that train together in float64; the options after a colon are for the last one alone."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
     everyone = [option for option in options if not option.startswith(":")]
     last = [option.removeprefix(":") for option in options if option.startswith(":")]
-    processes = []
-    for rank in range(size):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank)} | address
-        place |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
-        command = [sys.executable, str(DRIVER), str(dataset), str(directory), "--double", *everyone]
-        processes.append(
-            subprocess.Popen(
-                [*command, *(last if rank == size - 1 else ())],
-                env=os.environ | {"OMP_NUM_THREADS": "1"} | (place if size > 1 else {}),
-                stderr=subprocess.PIPE,
-            )
+    command = [sys.executable, str(DRIVER), str(dataset), str(directory), "--double", *everyone]
+    return [
+        subprocess.Popen(
+            [*command, *(last if number == size else ())],
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | place,
+            stderr=subprocess.PIPE,
         )
-    return processes
-
-
-def finish(processes: list[subprocess.Popen[bytes]]) -> tuple[list[int], str]:
-    """How each ended, and all that was said."""
-    said = [process.communicate(timeout=300)[1].decode() for process in processes]
-    return [process.returncode for process in processes], "\n".join(said)
+        for number, place in enumerate(places(size), start=1)
+    ]
 
 
 def run(dataset: Path, directory: Path, size: int, *options: str) -> None:
-    codes, said = finish(start(dataset, directory, size, *options))
-    assert not any(codes), said
+    succeed(start(dataset, directory, size, *options))
 
 
 def stop(dataset: Path, directory: Path, size: int, *options: str) -> None:
