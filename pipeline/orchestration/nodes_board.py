@@ -131,6 +131,38 @@ class Board:
         """Replace a machine's notice."""
         self._post(f"{notice.slot}.json", asdict(notice))
 
+    def take_slot(self, mine: NodeNotice, lead: str) -> str:
+        """Make a slot this machine's own under a lead. Only one machine can, however many try at once.
+
+        Who comes first creates a file named after the lead; who finds it dead one named after the dead.
+
+        Returns:
+            The name of the machine that has it and lives; empty once it is ours.
+        """
+        after = lead
+        while (holder := self._claim(mine.slot, after, mine.id)) != mine.id:
+            before = self.node(mine.slot)
+            time.sleep(2.5 * BEAT_S)
+            now = self.node(mine.slot)
+            holder = holder or self._claim(mine.slot, after, mine.id)  # it was just being written
+            if now and now.id == holder and now != before:
+                return now.name
+            after = holder or "nobody"
+        return ""
+
+    def is_succeeded(self, mine: NodeNotice) -> bool:
+        """Whether another machine took us for dead, and our slot."""
+        return _claim_name(mine.slot, mine.id) in self._names()
+
+    def _claim(self, slot: str, after: str, id: str) -> str:
+        path = self.directory / _claim_name(slot, after)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(id)
+        except FileExistsError:
+            return path.read_text(encoding="utf-8")
+        return id
+
     def remove_node(self, slot: str) -> None:
         """Take a machine's notice away."""
         with contextlib.suppress(OSError):
@@ -189,6 +221,10 @@ class Pulse:
         """Seconds since it was seen alive; infinite if it never was."""
         _, seen_s = self._seen.get(id, (0, float("-inf")))
         return time.monotonic() - seen_s
+
+
+def _claim_name(slot: str, after: str) -> str:
+    return f"{slot}.{after}.claim"
 
 
 def _read(path: Path, parse: Callable[[bytes], Notice]) -> Notice | None:

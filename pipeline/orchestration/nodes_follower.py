@@ -82,6 +82,7 @@ class _Follower:
         self._board, self._pulse = Board(self._directory), Pulse()
         self._mine = _introduction(nodes, _address(nodes, interruption), processes, digest_of(config))
         self._lead: LeadNotice | None = None
+        self._succeeded = False
         self._beaten_s = 0.0
         self._last_call: tuple[str, str] = ("", "")
         self._dismissed_s: float | None = None
@@ -158,6 +159,8 @@ class _Follower:
     def _watch(self) -> Verdict | None:
         """What the lead's notice means for the processes here."""
         lead = self._look(patient=False)
+        if self._succeeded:
+            return "kill"
         if lead.id != self._last_call[0] or self._pulse.age_s(lead.id) > self._nodes.lead_lost_after_s:
             return "kill"
         if lead.call is None or lead.call.meeting != self._last_call[1]:
@@ -170,10 +173,14 @@ class _Follower:
         """Show that we live, and see what the lead says.
 
         Raises:
-            RunFailed: If it was lost; unless not `patient`, since processes are to be ended first.
+            InputError: If another machine has our number; neither is raised unless `patient`, since
+                processes are to be ended first.
+            RunFailed: If it was lost.
         """
         if time.monotonic() - self._beaten_s >= BEAT_S:
             self._say()
+        if self._succeeded and patient:
+            raise InputError(self._taken("another machine"))
         assert self._lead is not None
         said = self._board.lead()
         if said:
@@ -240,27 +247,23 @@ class _Follower:
             said.state == "ended" or self._pulse.age_s(said.id) > self._nodes.lost_after_s
         ):
             return
-        if other := self._other_of_our_number():
-            raise InputError(
-                f"NODE_RANK={self._nodes.rank}: {other} has that number already; give each its own"
-            )
+        if other := self._board.take_slot(self._mine, said.id):
+            raise InputError(self._taken(other))
         self._lead = said
         self._pulse.met(said.id, said.beat)
         self._say(lead=said.id, busy="", ended="", exit_code=0)
 
-    def _other_of_our_number(self) -> str:
-        """Who else writes our notice; a dead one does not."""
-        before = self._board.node(self._mine.slot)
-        if before is None or before.id == self._mine.id:
-            return ""
-        time.sleep(2.5 * BEAT_S)
-        after = self._board.node(self._mine.slot)
-        return after.name if after and after.id == before.id and after.beat != before.beat else ""
+    def _taken(self, other: str) -> str:
+        if self._nodes.rank is None:
+            return f"{other} has the same host name and process number as this one; set NODE_RANK on each"
+        return f"NODE_RANK={self._nodes.rank}: {other} has that number already; give each its own"
 
     def _say(self, **values: Any) -> None:
         stops = self._interruption.requested
         self._mine = replace(self._mine, beat=self._mine.beat + 1, stops=stops, **values)
-        self._board.post_node(self._mine)
+        self._succeeded = self._succeeded or self._board.is_succeeded(self._mine)
+        if not self._succeeded:
+            self._board.post_node(self._mine)
         self._beaten_s = time.monotonic()
 
     def _end(self, lead: LeadNotice) -> None:

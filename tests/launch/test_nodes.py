@@ -1,7 +1,9 @@
 """What the environment of several machines may say, and what people are told."""
 
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,6 +183,36 @@ def test_notices_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert board.nodes() == []
     board.clear()
     assert board.lead() is None
+
+
+def test_one_of_many_takes_a_slot_and_a_dead_ones_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes_board, "BEAT_S", 0.02)
+    board, done = Board(tmp_path), threading.Event()
+    board.clear()
+    many = [NodeNotice(f"{n}", "node-1", f"machine {n}", "127.0.0.1", 1, "") for n in range(8)]
+
+    def take(mine: NodeNotice) -> str:
+        other = Board(tmp_path).take_slot(mine, "lead")
+        while not other and not done.wait(0.005):
+            mine = replace(mine, beat=mine.beat + 1)
+            board.post_node(mine)
+        return other
+
+    with ThreadPoolExecutor(len(many)) as threads:
+        taking = [threads.submit(take, mine) for mine in many]
+        deadline = time.monotonic() + 20
+        while sum(future.done() for future in taking) < len(many) - 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        done.set()
+    winner = [future.result() for future in taking].index("")
+    assert {future.result() for future in taking} == {"", f"machine {winner}"}
+    late = replace(many[0], id="late")
+    assert not board.is_succeeded(many[winner])
+    assert board.take_slot(late, "lead") == ""
+    assert board.is_succeeded(many[winner])
+    assert not board.is_succeeded(late)
 
 
 def test_writer_is_alive_once_its_beat_was_seen_to_change(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,6 +215,14 @@ def test_two_machines_of_one_number_are_refused(terminal: Terminal, pair: Pair) 
     assert [ended(process)[0] for process in both] == [0, 0]
 
 
+def test_of_two_machines_of_one_number_that_start_together_one_is_refused(pair: Pair) -> None:
+    lead, *alike = (pair.start(rank) for rank in (0, 1, 1))
+    (code, said), (other, _) = sorted((ended(process) for process in alike), reverse=True)
+    assert (code, other) == (2, 0), said
+    assert "has that number already; give each its own" in said
+    assert ended(lead)[0] == 0
+
+
 def test_follower_without_a_lead_gives_up(pair: Pair) -> None:
     code, said = ended(pair.start(1, timeout_s=2))
     assert code == 1  # it may come later: a cluster should try again
