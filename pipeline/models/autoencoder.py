@@ -9,32 +9,28 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pipeline.config.model import Model
-from pipeline.config.objective import AdversarialRegulariser, Objective
+from pipeline.config.objective import Objective
 from pipeline.config.system import posterior_kind
 from pipeline.data.batch import Batch, ModalityBatch
 from pipeline.data.modality import DatasetInfo
 from pipeline.errors import InputError
-from pipeline.models.code_prior import CodePrior, codes
-from pipeline.models.fusion import (
-    PriorExperts,
-    at_least_float32,
-    barycentre,
-    mixture_of_experts,
-    product_of_experts,
-)
+from pipeline.models.code_prior import code_prior, codes
+from pipeline.models.fusion import PriorExperts, at_least_float32
 from pipeline.models.gaussian import Gaussian
 from pipeline.models.implicit import ImplicitPosterior
-from pipeline.models.inversion import invert
+from pipeline.models.inversion import inverted_posterior
 from pipeline.models.joint import JointEncoder
 from pipeline.models.networks import build_decoder, build_encoder
+from pipeline.models.posterior import (
+    LOGVAR_RANGE,
+    POINT_LOGVAR,
+    fuse_experts,
+    point,
+    prior_unless,
+    standard_posterior,
+)
 from pipeline.models.units import units_of
 from pipeline.models.variables import Decoded, Experts, Noise, Output, Posterior
-
-LOGVAR_RANGE = (-12.0, 8.0)
-"""Log-variances of experts are clamped to this, so that one bad row cannot make a loss infinite."""
-
-POINT_LOGVAR = -40.0
-"""Log-variance that stands for a point: a draw from it is its mean, and every density stays finite."""
 
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -162,7 +158,10 @@ class SharedLatentAutoencoder(nn.Module):
         """Fuse the experts that are both present and given."""
         seen = experts.present & given
         if self.posterior_kind == "none":
-            return self._prior(seen.shape[1]) if self.training else self._inverted(experts, seen)
+            if self.training:
+                return standard_posterior(seen.shape[1], self.latent, self.private, next(self.parameters()))
+            rows = dict(zip(self.modalities, seen, strict=True))
+            return inverted_posterior(self.decode, self.units, experts, rows, self.latent, self.private)
         shared, feature = self._fused(experts, seen)
         private = {
             name: self._private_posterior(name, gaussian, seen[self.modalities.index(name)])
@@ -241,34 +240,20 @@ class SharedLatentAutoencoder(nn.Module):
         self, experts: Experts, seen: Bool[Tensor, "modality rows"]
     ) -> tuple[Gaussian, Float[Tensor, "rows feature"] | None]:
         """The posterior of the shared latent, and under an implicit one what it is sampled from."""
-        match self.fusion:
-            case "joint":
-                assert self.joint is not None
-                feature = self.joint(experts.feature, seen)
-                if self.implicit is not None:
-                    moments = self.implicit.moments(feature)
-                    return _prior_unless(seen.any(dim=0), moments), feature
-                mean, logvar = feature.chunk(2, dim=1)
-                fused = self._density(codes(*self.code_prior, mean), logvar)
-                return _prior_unless(seen.any(dim=0), fused), None
-            case "moe" | "mmvaeplus" if self.posterior_kind == "gaussian":
-                fuse = mixture_of_experts
-            case "moe" | "mmvaeplus" | "barycentre":  # of points: their mean, which is a point again
-                fuse = barycentre
-            case "poe" | "mopoe" | "mvtcae":
-                return product_of_experts(experts.mean, experts.logvar, seen, self.prior_experts), None
-        logvar = (
-            experts.logvar
-            if self.posterior_kind == "gaussian"
-            else torch.full_like(experts.mean, POINT_LOGVAR)
-        )
-        fused = fuse(experts.mean, logvar, seen)
-        return Gaussian(codes(*self.code_prior, fused.mean), fused.logvar), None
+        if self.joint is None:
+            points = self.posterior_kind == "deterministic"
+            fused = fuse_experts(self.fusion, experts, seen, self.prior_experts, points=points)
+            return Gaussian(codes(*self.code_prior, fused.mean), fused.logvar), None
+        feature, known = self.joint(experts.feature, seen), seen.any(dim=0)
+        if self.implicit is not None:
+            return prior_unless(known, self.implicit.moments(feature)), feature
+        mean, logvar = feature.chunk(2, dim=1)
+        return prior_unless(known, self._density(codes(*self.code_prior, mean), logvar)), None
 
     def _density(self, mean: Float[Tensor, "batch _"], logvar: Float[Tensor, "batch _"]) -> Gaussian:
         """The Gaussian of a network's outputs; a point under a deterministic posterior."""
         if self.posterior_kind == "deterministic":
-            return Gaussian(mean, torch.full_like(mean, POINT_LOGVAR))
+            return point(mean)
         return Gaussian(mean, logvar.clamp(*LOGVAR_RANGE))
 
     def _private_posterior(self, name: str, gaussian: Gaussian, seen: Bool[Tensor, " rows"]) -> Gaussian:
@@ -283,30 +268,6 @@ class SharedLatentAutoencoder(nn.Module):
             logvar = (2.0 * self.log_auxiliary[name]).expand_as(unseen)
         mask = seen[:, None]
         return Gaussian(torch.where(mask, gaussian.mean, unseen), torch.where(mask, gaussian.logvar, logvar))
-
-    def _prior(self, rows: int) -> Posterior:
-        def standard(width: int) -> Gaussian:
-            zero = torch.zeros(rows, width, dtype=self._dtype, device=next(self.parameters()).device)
-            return Gaussian(zero, zero)
-
-        return Posterior(standard(self.latent), {n: standard(width) for n, width in self.private.items()})
-
-    def _inverted(self, experts: Experts, seen: Bool[Tensor, "modality rows"]) -> Posterior:
-        """Points whose decoded scenes are most like what is seen; the prior where nothing is."""
-        assert experts.sample is not None
-        sizes = [self.latent, *self.private.values()]
-
-        def decode(code: Float[Tensor, "rows code"]) -> Decoded:
-            shared, *private = code.split(sizes, dim=1)  # type: ignore[no-untyped-call]
-            return self.decode(shared, dict(zip(self.private, private, strict=True)))
-
-        code = invert(
-            decode, self.units, experts.sample, dict(zip(self.modalities, seen, strict=True)), sum(sizes)
-        )
-        shared, *private = code.split(sizes, dim=1)  # type: ignore[no-untyped-call]
-        logvar = torch.where(seen.any(dim=0)[:, None], POINT_LOGVAR, 0.0)
-        points = [Gaussian(point, logvar.expand_as(point)) for point in (shared, *private)]
-        return Posterior(points[0], dict(zip(self.private, points[1:], strict=True)))
 
     def _present(self, name: str, batch: Batch) -> Bool[Tensor, " batch"]:
         if name in batch.modalities:
@@ -351,16 +312,3 @@ def build_autoencoder(
         torch.default_generator.manual_seed(seed)
         model = SharedLatentAutoencoder(config, objective, info)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def code_prior(objective: Objective) -> tuple[CodePrior, int]:
-    """What training holds codes to, and how many components that has."""
-    regulariser = objective.regulariser
-    if isinstance(regulariser, AdversarialRegulariser):
-        return regulariser.prior, regulariser.components
-    return "normal", 0
-
-
-def _prior_unless(seen: Bool[Tensor, " batch"], gaussian: Gaussian) -> Gaussian:
-    mask = seen[:, None]
-    return Gaussian(torch.where(mask, gaussian.mean, 0.0), torch.where(mask, gaussian.logvar, 0.0))

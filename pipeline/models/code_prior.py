@@ -15,9 +15,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.config.objective import AdversarialRegulariser, Objective
 from pipeline.models.fusion import at_least_float32
 
 CodePrior = Literal["normal", "mixture", "categorical"]
+
+
+def code_prior(objective: Objective) -> tuple[CodePrior, int]:
+    """What training holds codes to, and how many components that has."""
+    regulariser = objective.regulariser
+    if isinstance(regulariser, AdversarialRegulariser):
+        return regulariser.prior, regulariser.components
+    return "normal", 0
 
 
 def prior_choices(kind: CodePrior, latent: int) -> int:

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from pipeline.data.batch import Batch
 from pipeline.data.modality import IGNORE_INDEX
+from pipeline.models.gaussian import Gaussian
+from pipeline.models.posterior import POINT_LOGVAR
 from pipeline.models.units import Units
-from pipeline.models.variables import Decoded
+from pipeline.models.variables import Decoded, Experts, Posterior
 
 STARTS = 16
 """Latents that every row starts from the best of."""
@@ -29,6 +31,39 @@ LEARNING_RATE = 0.1
 
 Decode = Callable[[Tensor], Decoded]
 """Codes (rows code), the shared latent and then every private one, to scenes."""
+
+
+def inverted_posterior(
+    decode: Callable[[Tensor, dict[str, Tensor]], Decoded],
+    units: Units,
+    experts: Experts,
+    seen: Mapping[str, Bool[Tensor, " rows"]],
+    latent: int,
+    private: Mapping[str, int],
+) -> Posterior:
+    """Points whose decoded scenes are most like what is seen; N(0, I) where nothing is.
+
+    Args:
+        decode: The shared latent and the private ones to scenes.
+        units: Of what is decoded.
+        experts: With the sample that they are of.
+        seen: Which rows may be looked at, per modality.
+        latent: Dimensions of the shared latent.
+        private: Dimensions of each private latent.
+    """
+    assert experts.sample is not None
+    sizes = [latent, *private.values()]
+
+    def decode_code(code: Float[Tensor, "rows code"]) -> Decoded:
+        shared, *own = code.split(sizes, dim=1)  # type: ignore[no-untyped-call]
+        return decode(shared, dict(zip(private, own, strict=True)))
+
+    code = invert(decode_code, units, experts.sample, seen, sum(sizes))
+    known = torch.stack(list(seen.values())).any(dim=0)[:, None]
+    logvar = torch.where(known, POINT_LOGVAR, 0.0)
+    parts = code.split(sizes, dim=1)  # type: ignore[no-untyped-call]
+    shared, *own = [Gaussian(part, logvar.expand_as(part)) for part in parts]
+    return Posterior(shared, dict(zip(private, own, strict=True)))
 
 
 def invert(

@@ -9,7 +9,8 @@ from by_hand import SIZE, make_batch, make_model, without
 from pipeline.config.model import Model
 from pipeline.config.objective import KlRegulariser, Objective
 from pipeline.data.batch import Batch
-from pipeline.models.autoencoder import POINT_LOGVAR, SharedLatentAutoencoder
+from pipeline.models.autoencoder import SharedLatentAutoencoder
+from pipeline.models.posterior import POINT_LOGVAR
 from pipeline.models.variables import Noise
 from pipeline.models.views import Views, choose_views, subset_masks
 from pipeline.objectives.elbo import negative_elbo
