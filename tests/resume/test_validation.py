@@ -9,7 +9,7 @@ from pipeline.data.batch import Batch
 from pipeline.training import validation
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.checkpoint_files import Score
-from pipeline.training.validation import Chunk, is_validated, validate, validation_rows
+from pipeline.training.validation import Chunk, is_validated, own_chunks, validate, validation_rows
 
 WITH_LOSS = [name for name in names() if name != "gan"]
 
@@ -54,8 +54,10 @@ def test_the_loss_is_the_same_each_time_and_leaves_training_as_it_was(name: str)
 def test_parts_add_up_whoever_measures_them(name: str) -> None:
     state, parts = begin(name, torch.float64), chunks()
     whole = score(name, state, parts)
-    sums = [validation._sums(state, rules(name), parts[rank::2]) for rank in (0, 1)]
-    shared = validate(state, rules(name), parts[::2], lambda values: values + sums[1]).values["val_loss"]
+    first, second = (own_chunks(parts, rank, 2) for rank in (0, 1))
+    assert [len(first), len(second)] == [2, 2]  # a divided model is run equally often by all
+    sums = validation._sums(state, rules(name), second)
+    shared = validate(state, rules(name), first, lambda values: values + sums).values["val_loss"]
     assert shared == pytest.approx(whole, rel=1e-7)
 
 
@@ -98,3 +100,4 @@ def test_rows_are_evenly_spaced_and_each_is_taken_once() -> None:
     assert validation_rows(10, 4) == [0, 2, 5, 7]
     assert validation_rows(3, 128) == [0, 1, 2]
     assert validation_rows(0, 128) == []
+    assert own_chunks([], 1, 2) == []
