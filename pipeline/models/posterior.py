@@ -44,11 +44,11 @@ def fuse_experts(
         case "moe" | "mmvaeplus" if not points:
             return mixture_of_experts(experts.mean, experts.logvar, seen)
         case "moe" | "mmvaeplus" | "barycentre":
-            logvar = point(experts.mean).logvar if points else experts.logvar
+            logvar = torch.full_like(experts.mean, POINT_LOGVAR) if points else experts.logvar
             return barycentre(experts.mean, logvar, seen)
 
 
-def point(mean: Float[Tensor, "*rows latent"]) -> Gaussian:
+def point(mean: Float[Tensor, "batch _"]) -> Gaussian:
     """All of the density at one place."""
     return Gaussian(mean, torch.full_like(mean, POINT_LOGVAR))
 
