@@ -93,7 +93,7 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """`compare CONFIG --systems ...`: systems side by side on the same data."""
-    from pipeline.orchestration.comparison import Request
+    from pipeline.orchestration.comparison_members import Request
     from stages import compare as comparing
 
     request = Request(

@@ -17,15 +17,8 @@ from pipeline.durable import write_json, write_text
 from pipeline.errors import command_name
 from pipeline.orchestration import report
 from pipeline.orchestration.compared import VALUES
-from pipeline.orchestration.comparison import (
-    Member,
-    Request,
-    bring_up_to_date,
-    check,
-    members,
-    origin_of,
-    plan_rows,
-)
+from pipeline.orchestration.comparison import bring_up_to_date
+from pipeline.orchestration.comparison_members import Member, Request, check, members, origin_of, plan_rows
 from pipeline.orchestration.ledger import read_record
 from pipeline.orchestration.mirror_comparison import PICTURES, TABLE, Comparable, upload_comparison
 from pipeline.orchestration.supervisor import UPLOAD_TIMEOUT_S, Launch
