@@ -103,6 +103,29 @@ def updates(
     )
 
 
+def learn(
+    update: Update,
+    state: TrainingState,
+    dtype: torch.dtype,
+    first: int,
+    last: int,
+    rank: int = 0,
+    size: int = 1,
+) -> list[dict[str, float]]:
+    """What some of the updates reported, each of this process's rows of its global batch."""
+    reports, local = [], BATCH // size
+    for batch in batches(dtype, first, last):
+        reports.append(update(batch.rows(rank * local, (rank + 1) * local)))
+        state.samples_seen += BATCH
+    return reports
+
+
+def weights(state: TrainingState) -> list[torch.Tensor]:
+    """Of the model, its average and its discriminators."""
+    modules = (state.model, state.average, state.discriminators)
+    return [value for module in modules for value in module.state_dict().values()]
+
+
 def batches(dtype: torch.dtype, first: int, last: int) -> Iterator[Batch]:
     """Some of the first updates' global batches; some rows lack depth, some pixels have none."""
     for step in range(first, last):

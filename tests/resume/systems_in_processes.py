@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from processes_together import total, wrap
 from safetensors.torch import save_file
-from small_systems import BATCH, UPDATES, batches, begin, names, updates
+from small_systems import UPDATES, begin, learn, names, updates
 from torch.distributed.device_mesh import init_device_mesh
 
 from pipeline.models.autoencoder import SharedLatentAutoencoder
@@ -41,10 +41,7 @@ def train(name: str, rank: int, size: int, directory: Path, accumulation: int = 
         model=state.model if divided else wrap(state.model, size),
         discriminators={key: wrap(player, size) for key, player in state.discriminators.items()},
     )
-    lines, local = [], BATCH // size
-    for batch in batches(torch.float64, 0, UPDATES):
-        lines.append(update(batch.rows(rank * local, (rank + 1) * local)))
-        state.samples_seen += BATCH
+    lines = learn(update, state, torch.float64, 0, UPDATES, rank, size)
     model = whole_weights(state.model) if divided else state.model.state_dict()
     if rank == 0:
         weights = {f"model.{key}": value for key, value in model.items()}

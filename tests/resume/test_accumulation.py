@@ -4,7 +4,7 @@ import pytest
 import torch
 from processes_together import start, succeed
 from safetensors.torch import load_file
-from small_systems import BATCH, UPDATES, batches, begin, choose, names, updates
+from small_systems import BATCH, UPDATES, begin, choose, learn, names, updates, weights
 from train_once import CONFIG, train
 
 from pipeline.config import load_config
@@ -26,19 +26,8 @@ REFUSED = {
 
 def run(name: str, accumulation: int, steps: int = 3) -> tuple[TrainingState, list[dict[str, float]]]:
     state = begin(name, torch.float64)
-    update, reports = updates(name, state, accumulation=accumulation), []
-    for batch in batches(torch.float64, 0, steps):
-        reports.append(update(batch))
-        state.samples_seen += BATCH
-    return state, reports
-
-
-def weights(state: TrainingState) -> list[torch.Tensor]:
-    return [
-        value
-        for module in (state.model, state.average, state.discriminators)
-        for value in module.state_dict().values()
-    ]
+    update = updates(name, state, accumulation=accumulation)
+    return state, learn(update, state, torch.float64, 0, steps)
 
 
 @pytest.mark.parametrize("name", names())

@@ -5,23 +5,13 @@ import pytest
 import torch
 from processes_together import start, succeed
 from safetensors.torch import load_file
-from small_systems import BATCH, UPDATES, batches, begin, names, updates
+from small_systems import UPDATES, begin, learn, names, updates, weights
 
 from pipeline.training.checkpoint import TrainingState, resume, save_checkpoint
 
 
 def run(name: str, state: TrainingState, first: int, last: int) -> list[dict[str, float]]:
-    update = updates(name, state)
-    reports = []
-    for batch in batches(torch.float32, first, last):
-        reports.append(update(batch))
-        state.samples_seen += BATCH
-    return reports
-
-
-def weights(state: TrainingState) -> list[torch.Tensor]:
-    modules = (state.model, state.average, state.discriminators)
-    return [value for module in modules for value in module.state_dict().values()]
+    return learn(updates(name, state), state, torch.float32, first, last)
 
 
 @pytest.mark.parametrize("name", names())

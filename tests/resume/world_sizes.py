@@ -16,7 +16,7 @@ from pathlib import Path
 import small_systems
 import torch
 from processes_together import total, wrap
-from small_systems import BATCH, batches, begin, choose, updates
+from small_systems import BATCH, begin, choose, learn, updates
 from torch import distributed
 
 from pipeline.config.accumulation import indivisible
@@ -40,11 +40,7 @@ def history(
         model=wrap(state.model, size),
         discriminators={key: wrap(player, size) for key, player in state.discriminators.items()},
     )
-    reports, local = [], BATCH // size
-    for batch in batches(dtype, 0, count):
-        reports.append(update(batch.rows(rank * local, (rank + 1) * local)))
-        state.samples_seen += BATCH
-    return reports
+    return learn(update, state, dtype, 0, count, rank, size)
 
 
 def divides(name: str, size: int) -> bool:
