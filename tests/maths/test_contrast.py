@@ -64,7 +64,7 @@ def learnt_kl(case: Toy, *, adaptive: bool, steps: int = 700) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("latent", "deviation", "kl"), [(2, 0.5, 1.47), (8, 0.5, 6.92)])
+@pytest.mark.parametrize(("latent", "deviation", "kl"), [(2, 0.5, 1.47), (8, 0.5, 6.92), (32, 0.1, 71.96)])
 def test_with_adaptive_contrast_t_learns_the_kl(latent: int, deviation: float, kl: float) -> None:
     case = toy(latent, deviation)
     assert case.kl == pytest.approx(kl, abs=0.005)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted_codes import CASES, checksum, planted
+from planted_codes import CASES, checksum, draw_factors, planted
 
 from pipeline.metrics.disentanglement import (
     active_units,
@@ -103,6 +103,14 @@ def test_one_far_outlier_pulls_the_mig_of_a_perfect_code_to_nothing():
     case = planted("perfect")
     case.codes[0] = 1e4
     assert mutual_information_gap(case.codes, case.factors) < 0.01
+
+
+@pytest.mark.parametrize(("samples", "floor"), [(200, 0.119), (10_000, 0.002)])
+def test_a_code_that_knows_nothing_seems_to_know_what_the_samples_are_too_few_to_tell(samples, floor):
+    stream = np.random.RandomState(0)
+    factors, codes = draw_factors(samples, stream), stream.randn(samples, 60)
+    share = mutual_information(codes, factors) / factor_entropy(factors)
+    assert share.mean() == near(floor, rel=0.1, abs=5e-4)
 
 
 def test_mig_does_not_notice_two_factors_in_one_latent_and_disentanglement_does():

@@ -7,7 +7,6 @@ from scipy.stats import chisquare
 
 from pipeline.models.fusion import barycentre, mixture_of_experts, product_of_experts
 from pipeline.models.gaussian import Gaussian
-from pipeline.models.joint import JointEncoder
 from pipeline.models.views import choose_views, draw_subset, subset_masks
 from pipeline.objectives.likelihood import located_nll
 from pipeline.training.randomness import uniform
@@ -235,37 +234,15 @@ def test_averages_of_extreme_variances_stay_finite_in_half_precision(fuse: Calla
     assert fuse(torch.zeros_like(same), same, torch.ones(2, 1, dtype=torch.bool)).logvar.item() == -20.0
 
 
-@pytest.mark.parametrize("pool", ["mean", "attention"])
-def test_a_joint_encoder_sees_nothing_of_what_is_absent(pool: str) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        joint = JointEncoder(3, 8, pool)
-    feature = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1))
-    present = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 1, 1, 0], [1, 1, 1, 0, 0]]).bool()
-    results = []
-    for filler in (0.0, 9.0, math.nan, math.inf):
-        filled = torch.where(present[..., None], feature, filler).requires_grad_()
-        result = joint(filled, present)
-        inputs, *weights = torch.autograd.grad(result.square().sum(), [filled, *joint.parameters()])
-        assert not inputs[~present].any()
-        assert inputs[present].abs().sum(dim=1).min() > 0
-        results.append((result, inputs, *weights))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-    for row in range(5):
-        alone = joint(feature[:, [row]], present[:, [row]])
-        torch.testing.assert_close(alone, results[0][0][[row]], rtol=1e-5, atol=1e-6)
-
-
-def test_attention_pools_by_a_softmax_over_what_is_present() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        joint = JointEncoder(2, 8, "attention").double()
-    feature = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    present = torch.tensor([[True, True, False], [True, False, True]])
-    assert joint.score is not None
-    pooled = joint._pool(torch.where(present[..., None], feature, 0.0), present)
-    torch.testing.assert_close(pooled[1], feature[0, 1])
-    torch.testing.assert_close(pooled[2], feature[1, 2])
-    weight = joint.score(feature[:, 0]).softmax(dim=0).repeat_interleave(2, dim=1)
-    torch.testing.assert_close(pooled[0], (weight * feature[:, 0]).sum(dim=0))
+@pytest.mark.parametrize(("fuse", "roots"), [(mixture_of_experts, 1), (barycentre, 2)])
+def test_experts_surer_than_float32_can_say_average_to_its_smallest_number(
+    fuse: Callable[..., Gaussian], roots: int
+) -> None:
+    """exp(-300) is 0: the variance, or the standard deviation, is taken to be 2^-126."""
+    logvar = torch.full((2, 1, 1), -300.0 * roots, requires_grad=True)
+    mean = torch.full((2, 1, 1), 1.5, requires_grad=True)
+    fused = fuse(mean, logvar, torch.ones(2, 1, dtype=torch.bool))
+    assert fused.mean.item() == 1.5
+    assert fused.logvar.item() == pytest.approx(-126 * math.log(2) * roots)
+    found = torch.autograd.grad(fused.mean.sum() + fused.logvar.sum(), [mean, logvar])
+    assert all(part.isfinite().all() for part in found)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.metrics.likelihood import importance_weighted_nll
+from pipeline.models.fusion import mixture_of_experts
 from pipeline.models.gaussian import Gaussian
 from pipeline.models.variables import Noise, Posterior
 
@@ -81,6 +82,34 @@ def test_with_another_proposal_the_bound_tightens_with_the_number_of_draws() -> 
     assert bounds[0] == pytest.approx(truth + float(kl) / ROWS, abs=0.1)  # K = 1 is the ELBO
     many = float(estimate(wrong, x, y, 4000, seed=9).mean())
     assert many == pytest.approx(truth, abs=0.02)
+
+
+def test_draws_of_a_mixture_are_weighted_by_what_they_were_drawn_from() -> None:
+    """Two modalities x_m = z + SIGMA * noise, whose experts are their exact posteriors, fused as a mixture.
+
+    Draws from one expert under weights of the mixture settle elsewhere, at log E_q2[p(x, z) / q(z)].
+    """
+    x = torch.tensor([2.0, 0.5], dtype=torch.float64)
+    shrink = 1 / (1 + SIGMA**2)
+    mean = (shrink * x).reshape(2, 1, 1)
+    logvar = torch.full_like(mean, math.log(SIGMA**2 * shrink))
+    fused = mixture_of_experts(mean, logvar, torch.ones(2, 1, dtype=torch.bool))
+    covariance = torch.eye(2, dtype=torch.float64) * SIGMA**2 + 1
+    evidence = torch.distributions.MultivariateNormal(torch.zeros(2).double(), covariance).log_prob(x)
+
+    def log_likelihood(shared: Tensor, private: dict[str, Tensor]) -> Tensor:
+        return density(x, shared, torch.tensor(SIGMA))
+
+    generator = torch.Generator().manual_seed(0)
+    noise = [Noise(torch.randn(1, 1, generator=generator, dtype=torch.float64)) for _ in range(4000)]
+    found = importance_weighted_nll(Posterior(fused, {}), log_likelihood, noise)
+    assert found.item() == pytest.approx(-evidence.item(), abs=0.02)
+
+    z = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    each = Gaussian(mean[:, :, 0], logvar[:, :, 0]).log_prob(z.expand(2, -1))
+    joint = density(x, z[:, None], torch.tensor(SIGMA)) + density(z[:, None], torch.zeros(1), torch.ones(1))
+    weighted = (each[1] + joint - each.logsumexp(dim=0) + math.log(2)).exp()
+    assert torch.trapezoid(weighted, z).log().item() == pytest.approx(evidence.item() - 0.2046, abs=1e-3)
 
 
 def test_a_private_latent_that_is_not_seen_changes_nothing() -> None:

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from pipeline.models.gaussian import Gaussian
 from pipeline.models.prior_gaussian import aggregate_prior
-from pipeline.models.prior_mixture import GaussianMixture, fit_mixture, mixture_of
+from pipeline.models.prior_mixture import (
+    GaussianMixture,
+    _expected_scores,
+    _maximise,
+    fit_mixture,
+    mixture_of,
+)
 
 CERTAIN = -40.0
 
@@ -55,6 +61,36 @@ def test_draws_have_the_moments_of_the_mixture() -> None:
     torch.testing.assert_close(
         torch.cov(drawn.T), (mixture.weights[:, None, None] * spread).sum(0), atol=0.03, rtol=0.02
     )
+
+
+def test_responsibilities_weigh_what_a_component_expects_of_each_posterior() -> None:
+    """The inverse of [[2, 1], [1, 2]] is [[2, -1], [-1, 2]] / 3, its determinant 3."""
+    mixture = GaussianMixture(
+        torch.tensor([0.25, 0.75]),
+        torch.tensor([[0.0, 0.0], [1.0, 0.0]]),
+        torch.stack([torch.tensor([[2.0, 1.0], [1.0, 2.0]]), torch.diag(torch.tensor([4.0, 1.0]))]),
+    )
+    mean, variance = torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([[0.5, 1.5], [3.0, 0.0]])
+    correlated = math.log(0.25) - math.log(2 * math.pi) - 0.5 * math.log(3.0)
+    diagonal = math.log(0.75) - math.log(2 * math.pi) - 0.5 * math.log(4.0)
+    expected = [
+        [correlated - 0.5 * (2 / 3 + 2 * 2 / 3), diagonal - 0.5 * (1.0 + 0.5 / 4 + 1.5)],
+        [correlated - 0.5 * (0.0 + 3 * 2 / 3), diagonal - 0.5 * (1 / 4 + 3.0 / 4 + 0.0)],
+    ]
+    torch.testing.assert_close(_expected_scores(mixture, mean, variance), torch.tensor(expected))
+
+
+def test_moments_of_components_follow_from_their_shares() -> None:
+    """Two and a half posteriors of one component and half a one of the other, in one dimension."""
+    mean, variance = torch.tensor([[0.0], [2.0], [4.0]]), torch.tensor([[1.0], [1.0], [2.0]])
+    share = torch.tensor([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]])
+    fitted = _maximise(mean, variance, share, torch.tensor([1.0]), torch.tensor([[3.0]]))
+    first, second = 5.01 / 2.51, 1.01 / 0.51
+    spread = first**2 + 0.5 * (2 - first) ** 2 + (4 - first) ** 2 + 1.0 + 0.5 + 2.0
+    torch.testing.assert_close(fitted.weights, torch.tensor([3.5 / 5, 1.5 / 5]))
+    torch.testing.assert_close(fitted.means, torch.tensor([[first], [second]]))
+    expected = [[[(spread + 3.0) / 3.5]], [[(0.5 * (2 - second) ** 2 + 0.5 + 3.0) / 1.5]]]
+    torch.testing.assert_close(fitted.covariances, torch.tensor(expected))
 
 
 def test_one_component_is_the_aggregate_gaussian() -> None:
