@@ -137,7 +137,7 @@ class Upload:
             parent.note_digest = digest
             self.file.save()
         if parent.sent_state != parent.state:
-            store.finish(parent.run, parent.state, parent.ended_ms)
+            store.finish(parent.run, parent.token, parent.state, parent.ended_ms)
             parent.sent_state = parent.state
             self.file.save()
 
@@ -167,7 +167,7 @@ class Upload:
                 push_result(store, self.file, execution, directory, record)
         if state != "RUNNING" and sent.state != state:
             self._tag_error(store, execution)
-            store.finish(execution.run, state, execution.ended_ms)
+            store.finish(execution.run, execution.token, state, execution.ended_ms)
             sent.state = state
             self.file.save()
 

@@ -203,7 +203,7 @@ def _push(comparable: Comparable, file: CursorFile, nested: Sequence[str], diges
     pictures = [path for path in found if path.suffix == ".png"]
     cards = [files.Picture(f"{files.PICTURES_CARD}/{path.stem}", 0, path) for path in pictures]
     store.show(parent.run, parent.token, parent.started_ms, cards)
-    store.finish(parent.run, "FINISHED", at_ms)
+    store.finish(parent.run, parent.token, "FINISHED", at_ms)
     parent.config_digest, parent.state, parent.sent_state = digest, "FINISHED", "FINISHED"
     file.save()
 

@@ -16,6 +16,7 @@ from pipeline.orchestration.stage import StageName
 HISTORY = "history.jsonl"
 TRAVERSAL = "traversal"
 PICTURES_CARD = "at a glance"
+THUMBNAIL_PIXELS = 256
 """Section of the picture grids on a run's page; sections are sorted, and this comes before all metrics."""
 
 
@@ -208,3 +209,22 @@ def _numbers(path: Path) -> dict[str, float]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def image_stem(key: str, step: int, at_ms: int, token: str) -> str:
+    """The file name by which MLflow's pages recognise an image, without its suffix."""
+    import uuid
+
+    identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{token}/{key}/{step}")
+    return f"{key.replace('/', '~')}+step+{step}+timestamp+{at_ms}+{identity}"
+
+
+def pack(image: Picture, directory: Path, stem: str) -> None:
+    """Write an image and its thumbnail as MLflow's pages expect them."""
+    from PIL import Image
+
+    (directory / f"{stem}.png").write_bytes(image.path.read_bytes())
+    with Image.open(image.path) as opened:
+        scale = THUMBNAIL_PIXELS / max(opened.size)
+        size = (max(1, round(opened.width * scale)), max(1, round(opened.height * scale)))
+        opened.convert("RGB").resize(size).save(directory / f"{stem}+compressed.webp")

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.config import Config
 from pipeline.orchestration.mirror_dataset import Lineage
-from pipeline.orchestration.mirror_files import Artifact, Picture
+from pipeline.orchestration.mirror_files import Artifact, Picture, image_stem, pack
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlflow-artifacts"
@@ -27,12 +27,14 @@ ENVIRONMENT = {
 }
 """Defaults block for minutes when a server is gone; whoever sets them otherwise is obeyed."""
 
+TOKEN = "triptych.token"
+"""Tag that finds a run whose identifier we do not know."""
+
 UI_PORT = 5000
 
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
-THUMBNAIL_PIXELS = 256
 
 
 @dataclass(frozen=True)
@@ -148,24 +150,37 @@ class Store:
             raise
 
     def create(self, name: str, token: str, started_ms: int, tags: Mapping[str, str], *, search: bool) -> str:
-        """Create a run, or find the one that was created with this token before we could note it."""
-        if search:
-            found = self._client.search_runs(
-                [self.experiment], f"tags.`triptych.token` = '{token}'", max_results=1
+        """Create a run, or find the one that was created with this token before we could note it.
+
+        MLflow's client repeats a request whose answer is lost, so one call may create two.
+        """
+        if search and (found := self._tagged(token)):
+            run = found[0]
+        else:
+            created = self._client.create_run(
+                self.experiment, start_time=started_ms, run_name=name, tags={**tags, TOKEN: token}
             )
-            if found:
-                return str(found[0].info.run_id)
-        run = self._client.create_run(
-            self.experiment, start_time=started_ms, run_name=name, tags={**tags, "triptych.token": token}
-        )
-        return str(run.info.run_id)
+            run = str(created.info.run_id)
+        self._remove_twins(run, token)
+        return run
+
+    def _remove_twins(self, run: str, token: str) -> None:
+        """Delete what else has a run's token: the server took a request twice, or late."""
+        for other in self._tagged(token):
+            if other != run:
+                self._client.delete_run(other)
+
+    def _tagged(self, token: str) -> list[str]:
+        found = self._client.search_runs([self.experiment], f"tags.`{TOKEN}` = '{token}'")
+        return [str(run.info.run_id) for run in found]
 
     def reopen(self, run: str) -> None:
         """Say that a run goes on."""
         self._client.update_run(run, status="RUNNING")
 
-    def finish(self, run: str, state: str, ended_ms: int | None) -> None:
+    def finish(self, run: str, token: str, state: str, ended_ms: int | None) -> None:
         """Say how a run ended."""
+        self._remove_twins(run, token)
         self._client.set_terminated(run, status=state, end_time=ended_ms)
 
     def tag(self, run: str, tags: Mapping[str, str]) -> None:
@@ -250,7 +265,7 @@ class Store:
         """
         with tempfile.TemporaryDirectory(prefix="triptych-") as name:
             for image in images:
-                _pack(image, Path(name), image_stem(image.key, image.step, at_ms, token))
+                pack(image, Path(name), image_stem(image.key, image.step, at_ms, token))
             self._client.log_artifacts(run, name, "images")
         self._client.set_tag(run, "mlflow.loggedImages", "True")
 
@@ -275,21 +290,3 @@ def _create_database(path: Path) -> None:
         near = path.with_name(f".{path.name}.new")
         shutil.copyfile(aside, near)
         near.replace(path)
-
-
-def image_stem(key: str, step: int, at_ms: int, token: str) -> str:
-    """The file name by which MLflow's pages recognise an image, without its suffix."""
-    import uuid
-
-    identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{token}/{key}/{step}")
-    return f"{key.replace('/', '~')}+step+{step}+timestamp+{at_ms}+{identity}"
-
-
-def _pack(image: Picture, directory: Path, stem: str) -> None:
-    from PIL import Image
-
-    (directory / f"{stem}.png").write_bytes(image.path.read_bytes())
-    with Image.open(image.path) as opened:
-        scale = THUMBNAIL_PIXELS / max(opened.size)
-        size = (max(1, round(opened.width * scale)), max(1, round(opened.height * scale)))
-        opened.convert("RGB").resize(size).save(directory / f"{stem}+compressed.webp")

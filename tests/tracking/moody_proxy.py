@@ -12,6 +12,7 @@ class Proxy:
     Attributes:
         mood: well: passes everything on; silent: accepts and says nothing; slow: half a second late;
             forgetful: passes requests on and closes before the answer.
+        forgets: How often it is forgetful of requests to paths that end so.
         asked: Requests so far.
         answered: Those that were answered.
         uri: Where it listens.
@@ -19,6 +20,7 @@ class Proxy:
 
     def __init__(self, port: int) -> None:
         self.mood, self.asked, self.answered = "well", 0, 0
+        self.forgets: dict[str, int] = {}
         self._server = QuietServer(("127.0.0.1", 0), _handler(self, port))
         self.uri = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -50,7 +52,7 @@ def _handler(proxy: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             return
         status, kind, content = _ask(port, self, body)
-        if proxy.mood == "forgetful":
+        if proxy.mood == "forgetful" or _forgotten(proxy, self.path):
             self.close_connection = True
             return
         if proxy.mood == "slow":
@@ -64,6 +66,14 @@ def _handler(proxy: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
 
     verbs = {f"do_{verb}": handle for verb in ("GET", "POST", "PUT", "PATCH")}
     return type("Handler", (BaseHTTPRequestHandler,), verbs | {"log_message": lambda *arguments: None})
+
+
+def _forgotten(proxy: Proxy, path: str) -> bool:
+    for ending, left in proxy.forgets.items():
+        if left and path.endswith(ending):
+            proxy.forgets[ending] = left - 1
+            return True
+    return False
 
 
 def _ask(port: int, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, str, bytes]:

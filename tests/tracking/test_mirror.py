@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.orchestration import ledger
 from pipeline.orchestration.mirror_cursor import CursorFile, only_mirror
-from pipeline.orchestration.mlflow_store import image_stem
+from pipeline.orchestration.mirror_files import image_stem
 from pipeline.orchestration.tracking import Mirror, reconcile, start_mirror, sync
 from tests.tracking.fake_run import (
     SAMPLES_PER_LINE,

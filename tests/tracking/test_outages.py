@@ -167,6 +167,50 @@ def test_a_request_that_the_server_takes_after_we_gave_up_on_it_adds_nothing(
     assert_complete(Server(f"sqlite:///{root.resolve() / 'mlflow.db'}"))
 
 
+def test_a_run_whose_creation_the_server_takes_after_we_gave_up_on_it_is_there_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It searched for the run before the server had it, and created another one."""
+    from mlflow.tracking import MlflowClient
+
+    run, late = finished_run(root), []
+    create_run, finish = MlflowClient.create_run, Store.finish
+
+    def slow(self: object, *arguments: object, **keywords: object) -> object:
+        if len(late) < 2:
+            late.append(lambda: create_run(self, *arguments, **keywords))
+            raise TimeoutError("no answer for 10 s")
+        return create_run(self, *arguments, **keywords)
+
+    def after_the_late(self: Store, *arguments: object) -> None:
+        while late:
+            late.pop()()
+        finish(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MlflowClient, "create_run", slow)
+    for _ in range(2):
+        with pytest.raises(InputError, match="no answer for 10 s"):
+            sync(run.directory, run.config)
+    assert len(late) == 2
+    monkeypatch.setattr(MlflowClient, "create_run", create_run)
+    monkeypatch.setattr(Store, "finish", after_the_late)
+    sync(run.directory, run.config)
+    assert_complete(Server(f"sqlite:///{root.resolve() / 'mlflow.db'}"))
+
+
+@pytest.mark.timeout(300)
+def test_a_run_whose_creation_is_not_confirmed_is_there_once(tmp_path: Path, empty_database: bytes) -> None:
+    """MLflow's own client sends a request again when the connection breaks before the answer."""
+    (tmp_path / "server.db").write_bytes(empty_database)
+    port = _free_port()
+    with _server(tmp_path, port), Proxy(port) as proxy:
+        run = finished_run(tmp_path / "runs", uri=proxy.uri)
+        proxy.forgets["/runs/create"] = 1
+        sync(run.directory, run.config)
+        assert proxy.forgets == {"/runs/create": 0}
+        assert_complete(Server(f"http://127.0.0.1:{port}"))
+
+
 @pytest.mark.timeout(600)
 def test_a_server_that_is_away_delays_and_loses_nothing(
     tmp_path: Path, empty_database: bytes, monkeypatch: pytest.MonkeyPatch
