@@ -93,6 +93,28 @@ def test_moments_of_components_follow_from_their_shares() -> None:
     torch.testing.assert_close(fitted.covariances, torch.tensor(expected))
 
 
+def test_each_component_is_regularised_by_its_part_of_the_whole() -> None:
+    """Ten posteriors at -3 and ten at 3, in one dimension: C_0 / 2^2, worth one imagined sample."""
+    value = torch.tensor([[-3.0], [3.0]]).repeat(10, 1)
+    fitted, whole = mixture_of(points(value), 2, generator(19)), aggregate_prior(points(value))
+    shift = 0.01 * 3.0 / 10.01  # towards the mean of all, worth a hundredth of a sample
+    expected = (10 * shift**2 + whole.covariance / 4) / 11
+    torch.testing.assert_close(fitted.means.sort(dim=0).values, torch.tensor([[shift - 3], [3 - shift]]))
+    torch.testing.assert_close(fitted.covariances, expected.expand(2, 1, 1), rtol=1e-4, atol=0)
+
+
+def test_a_fit_is_where_another_step_hardly_gains() -> None:
+    posterior = Gaussian(three_modes(300, 20), torch.full((300, 2), -1.0))
+    mean, variance = posterior.mean.double(), posterior.logvar.double().exp()
+    fitted, whole = mixture_of(posterior, 4, generator(21)), aggregate_prior(posterior)
+    exact = GaussianMixture(*(part.double() for part in (fitted.weights, fitted.means, fitted.covariances)))
+    scores = _expected_scores(exact, mean, variance)
+    prior = whole.covariance.double() / 4  # 4^(2 / 2) for 4 components in 2 dimensions
+    again = _maximise(mean, variance, scores.softmax(dim=1), whole.mean.double(), prior)
+    gain = _expected_scores(again, mean, variance).logsumexp(dim=1).mean() - scores.logsumexp(dim=1).mean()
+    assert abs(gain.item()) < 1e-3
+
+
 def test_one_component_is_the_aggregate_gaussian() -> None:
     posterior = Gaussian(three_modes(40, 4), torch.zeros(40, 2))
     one, whole = mixture_of(posterior, 1, generator(0)), aggregate_prior(posterior)

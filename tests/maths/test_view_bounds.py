@@ -121,6 +121,16 @@ def test_private_latents_that_are_not_given_come_from_the_prior() -> None:
             assert (private.logvar == auxiliary).all()
 
 
+def test_views_without_encoders_are_found_by_looking_at_the_sample_of_their_row() -> None:
+    objective = Objective.model_validate({"regulariser": {"kind": "none"}})
+    model = make_model(Model(latent=4, private={}, width=8, posterior="none"), objective)
+    experts = model.encode(make_batch(2)).repeated(3)
+    assert experts.sample is not None
+    assert len(experts.sample) == experts.present.shape[1] == 6
+    rgb = experts.sample.modalities["rgb"].value
+    assert torch.equal(rgb, torch.cat([make_batch(2).modalities["rgb"].value] * 3))
+
+
 def test_points_stay_points_however_many_are_averaged() -> None:
     for fusion in ("moe", "barycentre", "joint"):
         config = Model(latent=4, private={}, width=8, fusion=fusion, posterior="deterministic")

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from pipeline.models.views import Views, choose_views, draw_one, subset_masks
+from pipeline.config.model import Model
+from pipeline.models.views import Views, choose_one_view, choose_views, draw_one, subset_masks
 from pipeline.training.randomness import uniform
 
 EVERY_CASE = torch.tensor(list(product((False, True), repeat=3))).T
@@ -155,6 +156,19 @@ def test_what_is_hidden_from_encoders_is_still_to_be_predicted() -> None:
         given, targets, _ = blocks(views)
         assert not (given & ~seen).any()
         assert torch.equal(targets, given if subsets == "subsampled" else whole.expand_as(targets))
+
+
+@pytest.mark.parametrize(
+    ("fusion", "subsets", "whole"),
+    [("poe", "whole", True), ("poe", "subsampled", True), ("mopoe", "drawn", False), ("moe", "each", False)],
+)
+def test_a_model_that_is_trained_further_sees_one_view_like_those_it_knows(
+    fusion: str, subsets: str, whole: bool
+) -> None:
+    numbers = torch.zeros(8)  # draw the first modality there is
+    first = EVERY_CASE & (EVERY_CASE.long().cumsum(dim=0) == 1)
+    one = choose_one_view(Model(fusion=fusion, subsets=subsets), EVERY_CASE, numbers)
+    assert torch.equal(one, EVERY_CASE if whole else first)
 
 
 def test_repeated_views_share_out_their_weight() -> None:
