@@ -26,6 +26,7 @@ from pipeline.orchestration.report import status_text
 from pipeline.orchestration.stage import Manifest
 from pipeline.orchestration.status import status
 from pipeline.orchestration.tracking import reconcile, start_mirror, tracking_status
+from pipeline.training.checkpoint_files import candidates
 from tests.tracking.fake_run import FakeRun, config_of, write_dataset, write_history
 
 ORIGIN = Origin("/somewhere/demo.yaml", shown="demo.yaml")
@@ -105,6 +106,45 @@ def test_the_newest_checkpoint_that_is_whole_is_named_and_so_are_damaged_ones(tm
     assert said is not None
     assert said["name"] is None
     assert len(said["damaged"]) == 4
+
+
+def test_the_best_is_named_where_nothing_newer_is_whole(tmp_path: Path) -> None:
+    """Also where a kill came between the two renames of an exchange of the best."""
+    for samples in (640, 1280):
+        write_checkpoint(tmp_path, samples)
+    (tmp_path / "000000000640").rename(tmp_path / "best")
+    (tmp_path / "best" / "best.json").write_text('{"samples_seen": 640, "val_loss": 1.5}')
+    said = newest_checkpoint(tmp_path)
+    assert said is not None
+    assert said["name"] == "000000001280"
+    (tmp_path / "000000001280" / "model.safetensors").unlink()
+    for name in ("best", ".previous-best"):
+        (tmp_path / "best").rename(tmp_path / name)
+        said = newest_checkpoint(tmp_path)
+        assert said is not None
+        assert (said["name"], said["samples"], said["valid"]) == (name, 640, True)
+        assert list(said["damaged"]) == ["000000001280"]
+    assert [path.name for path in candidates(tmp_path)] == ["000000001280", "best"], "training takes the same"
+    (tmp_path / "best" / "best.json").write_text("{}")
+    said = newest_checkpoint(tmp_path)
+    assert said is not None
+    assert (said["name"], set(said["damaged"])) == (None, {"000000001280", "best"})
+
+
+def test_parts_of_divided_weights_are_compared_too(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 640)
+    manifest = tmp_path / "000000000640" / "manifest.json"
+    for name in (".metadata", "__0_0.distcp"):
+        (manifest.parent / name).write_bytes(b"part")
+        digests = json.loads(manifest.read_text())["sha256"] | {name: hashlib.sha256(b"part").hexdigest()}
+        manifest.write_text(json.dumps({"sha256": digests}))
+    said = newest_checkpoint(tmp_path)
+    assert said is not None
+    assert said["valid"] is True
+    (manifest.parent / "__0_0.distcp").write_bytes(b"trap")
+    said = newest_checkpoint(tmp_path)
+    assert said is not None
+    assert said["damaged"] == {"000000000640": "__0_0.distcp does not match its checksum"}
 
 
 def test_large_checkpoints_are_not_read_for_a_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
