@@ -178,6 +178,50 @@ def test_the_last_save_waits_until_it_is_on_the_disk(tmp_path: Path, disk: Disk)
     together.close()
 
 
+class Other:
+    """Another process, which has been asked for sums and says what its part of each is."""
+
+    def __init__(self, *parts: list[float]) -> None:
+        self.parts = iter(parts)
+        self.asked: list[list[float]] = []
+
+    def peers(self) -> Peers:
+        return Peers(2, self.total, lambda rows: rows)
+
+    def total(self, numbers: torch.Tensor) -> torch.Tensor:
+        self.asked.append(numbers.tolist())
+        return numbers + torch.tensor(next(self.parts), dtype=numbers.dtype)
+
+
+def test_where_all_write_nobody_saves_before_everybody_is_idle(tmp_path: Path, disk: Disk) -> None:
+    state, saver = make_state(), make_saver(tmp_path, [])
+    other = Other([0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0], [0.0])
+    together = Saving(saver, other.peers(), torch.device("cpu"), divided=True)
+    step(state)
+    assert not together.consult(True, stop=False).save  # the other one still writes
+    assert together.consult(False, stop=False).save  # it stays due
+    together.save(state, last=False)
+    assert other.asked == [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0], [0.0]]  # and waits for the other again
+    together.close()
+    assert disk.written == [64]
+
+
+def test_where_all_write_the_first_decides_and_the_others_say_whether_they_are_idle(
+    tmp_path: Path, disk: Disk
+) -> None:
+    disk.open.clear()
+    state, saver = make_state(), make_saver(tmp_path, [])
+    other = Other([0.0, 0.0, 0.0], [1.0, 0.0, 0.0])
+    together = Saving(saver, other.peers(), torch.device("cpu"), follows=True, divided=True)
+    step(state)
+    assert not together.consult(True, stop=False).save
+    saver.save(take_snapshot(state))
+    assert not together.consult(True, stop=False).save
+    assert other.asked == [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    disk.open.set()
+    together.close()
+
+
 def test_what_a_checkpoint_counts_on_is_on_the_disk_before_it(tmp_path: Path, disk: Disk) -> None:
     seen: list[bool] = []
     before: Callable[[], None] = lambda: seen.append((tmp_path / "000000000064").exists())  # noqa: E731
