@@ -193,7 +193,7 @@ def _run(arguments: argparse.Namespace, selection: Selection) -> int:
         print(report.plan_text(decide(config, root, selection)))
         launch = machines.launch_of(arguments, config)
         if launch.nodes:
-            print(f"\n{machines.dry_run(config, _origin(arguments), launch, root)}")
+            print(f"\n{machines.dry_run(config, _origin(arguments), selection, launch, root)}")
         return 0
     from pipeline.orchestration import supervisor
 

@@ -11,6 +11,7 @@ from pipeline.orchestration.nodes import Nodes, nodes_from, whole_number
 
 if TYPE_CHECKING:
     from pipeline.orchestration.origin import Origin
+    from pipeline.orchestration.plan import Selection
     from pipeline.orchestration.supervisor import Launch
 
 WORKER = "stages.worker"
@@ -71,12 +72,12 @@ def refuse_several(launch: "Launch", command: str) -> None:
         )
 
 
-def dry_run(config: Config, origin: "Origin", launch: "Launch", root: Path) -> str:
+def dry_run(config: Config, origin: "Origin", selection: "Selection", launch: "Launch", root: Path) -> str:
     """What each machine would do."""
     from pipeline.orchestration.nodes_text import dry_run_text
     from pipeline.orchestration.supervisor import DISTRIBUTED
 
-    return dry_run_text(config, origin, launch, root, list(DISTRIBUTED))
+    return dry_run_text(config, origin, selection, launch, root, DISTRIBUTED)
 
 
 def follow(config: Config, root: Path, launch: "Launch", nodes: Nodes) -> int:

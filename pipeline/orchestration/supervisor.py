@@ -65,7 +65,8 @@ def run(config: Config, origin: Origin, root: Path, selection: Selection, launch
         _refuse_blocked(steps, origin)
         write_text(directory / "config.yaml", resolved_yaml(config))
         write_origin(directory, origin)
-        crew = Crew(launch, interruption, lead, partial(missing_text, config, origin, launch, directory))
+        missing = partial(missing_text, config, origin, selection, launch, directory)
+        crew = Crew(launch, interruption, lead, missing)
         if lead:
             _gather(lead, crew)
         mirror = start_mirror(directory, config)

@@ -1,5 +1,8 @@
 """What the environment of several machines may say, and what people are told."""
 
+import hashlib
+import json
+import shlex
 import socket
 import threading
 import time
@@ -22,6 +25,7 @@ from pipeline.orchestration.nodes_board import Board, Call, LeadNotice, NodeNoti
 from pipeline.orchestration.nodes_lead import MachineMissing
 from pipeline.orchestration.nodes_text import fewer, missing_text
 from pipeline.orchestration.origin import Origin
+from pipeline.orchestration.plan import Selection
 from pipeline.orchestration.processes import worker_environment
 from stages import __main__ as command
 from tests.launch.conftest import TINY
@@ -134,10 +138,34 @@ def test_dry_run_shows_each_machines_command_and_what_torchrun_is_told(
             f"  NNODES=2 NODE_RANK={rank} NPROC_PER_NODE=4 RDZV_ENDPOINT=127.0.0.1:29400 RDZV_ID=tiny "
             "MAX_RESTARTS=3 triptych multinode tiny.yaml\n"
         ) in said
+    assert "tiny on 2 machines, 4 processes on each, 8 together; each takes 8 of a batch's 64 samples" in said
     assert "torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d" in said
     assert "--rdzv-id=tiny-STAGE-ATTEMPT --rdzv-conf=is_host=1,join_timeout=240,keep_alive_interval=2" in said
     assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_commands_of_a_dry_run_ask_for_what_it_was_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {**SET, "RDZV_TIMEOUT": "90", "RDZV_ID": "job-7"}.items():
+        monkeypatch.setenv(name, value)
+    asked = ["--set", "train.batch=32", "--root", "my runs", "--from", "shard", "--until", "train"]
+    asked += ["--force", "train", "--wait", "--nproc", "1"]
+    assert command.main(["multinode", "tiny.yaml", *asked, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    first = next(line for line in said.splitlines() if "NODE_RANK=1" in line)
+    variables, _, words = first.partition("triptych ")
+    for name, value in (word.split("=") for word in shlex.split(variables)):
+        monkeypatch.setenv(name, value)
+    assert command.main([*shlex.split(words), "--dry-run"]) == 0
+    assert capsys.readouterr().out == said
+    for flag in ("--set train.batch=32", "--root 'my runs'", "--until train", "--force train", "--wait"):
+        assert flag in words
+    assert "1 process on each, 2 together" in said
+    assert "all machines work on shard, train\n" in said
+    assert "lead alone" not in said
+    assert "(1 thread in each)" in said
 
 
 def test_local_is_run_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,8 +179,10 @@ def launch(count: int, processes: int) -> Launch:
 
 def test_fewer_machines_are_given_numbers_that_the_batch_can_be_divided_among() -> None:
     config, origin = load_config(Path("tiny.yaml")), Origin("/x/tiny.yaml", shown="tiny.yaml")  # batch 64
-    assert fewer(config, origin, launch(2, 4), 1) == ["NNODES=1 triptych run tiny.yaml --nproc 4"]
-    three = fewer(config, origin, launch(4, 8), 3)
+    until = Selection(last="train", force=["train"])
+    alone = fewer(config, origin, until, launch(2, 4), 1)
+    assert alone == ["NNODES=1 triptych run tiny.yaml --until train --nproc 4"]
+    three = fewer(config, origin, Selection(), launch(4, 8), 3)
     assert len(three) == 2, "64 cannot be divided among three machines"
     assert three[1].startswith("NNODES=2 NODE_RANK=1 NPROC_PER_NODE=8 RDZV_ENDPOINT=node0:29400 ")
 
@@ -160,13 +190,15 @@ def test_fewer_machines_are_given_numbers_that_the_batch_can_be_divided_among() 
 def test_missing_machine_is_told_with_what_is_saved(tmp_path: Path) -> None:
     config, origin = load_config(Path("tiny.yaml")), Origin("/x/tiny.yaml", shown="tiny.yaml")
     missing = MachineMissing(["node 1 (b, 10.0.0.2)"], 1, 240)
-    said = missing_text(config, origin, launch(2, 1), tmp_path, missing)
+    said = missing_text(config, origin, Selection(), launch(2, 1), tmp_path, missing)
     assert said.startswith("node 1 (b, 10.0.0.2) did not come within 240 s")
     assert "there is no checkpoint yet" in said
     directory = tmp_path / "train" / "checkpoints" / "000000000128"
     directory.mkdir(parents=True)
-    (directory / "manifest.json").write_text('{"sha256": {}}')
-    said = missing_text(config, origin, launch(2, 1), tmp_path, missing)
+    (directory / "state").write_bytes(b"")
+    digest = hashlib.sha256(b"").hexdigest()
+    (directory / "manifest.json").write_text(json.dumps({"sha256": {"state": digest}}))
+    said = missing_text(config, origin, Selection(), launch(2, 1), tmp_path, missing)
     assert "what is saved is intact: " in said
     assert "128 samples (its checksums were verified just now)" in said
 
