@@ -52,3 +52,7 @@ def write(
         factors=FACTORS,
         source={"kind": "noise"},
     )
+
+
+def tree_bytes(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}

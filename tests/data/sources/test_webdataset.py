@@ -1,11 +1,7 @@
-"""Existing tars: what is made of their members, how series are joined, and what is read of them."""
+"""Existing tars: what is made of their members, and how series are joined."""
 
 import io
-import pickle
-import sys
 import tarfile
-import tracemalloc
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +20,16 @@ from container_views import (
     only,
     opened,
     png,
-    refusals,
     rgb,
     tar_of,
     tar_of_samples,
     write,
 )
 from PIL import Image
+from tar_views import source, write_tars
 
 from pipeline.data.modality import Sample
-from pipeline.data.sources.rows import Names, Rows
-from pipeline.data.sources.tar_index import Places, Series
-from pipeline.data.sources.tar_load import TarIndex
-from pipeline.data.storage import Storage
 from pipeline.errors import InputError
-
-
-def source(root: Path | str, **changes: Any) -> dict[str, Any]:
-    described = {
-        "kind": "webdataset",
-        "root": str(root),
-        "shards": "*.tar",
-        "depth": {"unit": "mm"},
-        "classes": CLASSES,
-    }
-    return described | changes
-
-
-def write_tars(root: Path, *, tars: int = 2, samples: int = 3, name: str = "part-{:03d}.tar") -> Path:
-    """Tars of samples 0, 1, ... with a key of their own each."""
-    for tar in range(tars):
-        numbers = range(tar * samples, (tar + 1) * samples)
-        content = tar_of_samples({f"room/{number:04d}": members(number) for number in numbers})
-        write(root / name.format(tar), content)
-    return root
 
 
 def test_samples_are_right_in_every_pixel_and_in_the_order_of_the_tars(tmp_path: Path) -> None:
@@ -204,133 +176,6 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, changes: dict[str, Any]
         opened(source(tmp_path) | changes)
 
 
-def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
-    header = tarfile.TarInfo(name)
-    header.type, header.linkname = kind, target
-    return header
-
-
-def special(name: str, kind: bytes) -> tarfile.TarInfo:
-    header = tarfile.TarInfo(name)
-    header.type = kind
-    return header
-
-
-def with_header(root: Path, header: tarfile.TarInfo, content: bytes = b"") -> Path:
-    """A tar of a good sample, a strange member, and another good sample."""
-    header.size = len(content)
-    strange = header.tobuf(tarfile.PAX_FORMAT) + content + bytes(-len(content) % 512)
-    good = [tar_of_samples({str(number): members(number)}).rstrip(b"\0") for number in range(2)]
-    first, last = (part + bytes(-len(part) % 512) for part in good)
-    write(root / "a.tar", first + strange + last + bytes(1024))
-    return root
-
-
-class Bomb:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return sys.exit, ("a pickle was opened",)
-
-
-HOSTILE = [
-    (link("x.rgb.png", "/etc/passwd"), b"", "link"),
-    (link("x.rgb.png", "0.rgb.png", tarfile.LNKTYPE), b"", "link"),
-    (link("x.txt", "../../secret"), b"", "link"),
-    (special("x.rgb.png", tarfile.CHRTYPE), b"", "device"),
-    (special("x.rgb.png", tarfile.FIFOTYPE), b"", "device"),
-    (special("dev/sda", tarfile.BLKTYPE), b"", "device"),
-    (tarfile.TarInfo("../x.rgb.png"), png(rgb(0)), "unsafe_name"),
-    (tarfile.TarInfo("a/../../x.rgb.png"), png(rgb(0)), "unsafe_name"),
-    (tarfile.TarInfo("/etc/x.rgb.png"), png(rgb(0)), "unsafe_name"),
-    (tarfile.TarInfo("C:/x.rgb.png"), png(rgb(0)), "unsafe_name"),
-    (tarfile.TarInfo("x\n.rgb.png"), png(rgb(0)), "unsafe_name"),
-    (tarfile.TarInfo("x.pyd"), pickle.dumps(Bomb()), "pickle"),
-    (tarfile.TarInfo("x.rgb.pickle"), pickle.dumps(Bomb()), "pickle"),
-    (tarfile.TarInfo("x.pth"), pickle.dumps(Bomb()), "pickle"),
-    (tarfile.TarInfo("x.meta.pkl.zst"), pickle.dumps(Bomb()), "pickle"),
-    (tarfile.TarInfo("x.rgb.png"), pickle.dumps(Bomb()), "pickle"),
-    (tarfile.TarInfo("x.depth.npy"), npy(np.array([Bomb()], object), pickled=True), "pickle"),
-    (tarfile.TarInfo("x.seg.png"), b"version https://git-lfs.github.com/spec/v1\noid 1\n", "lfs_pointer"),
-    (tarfile.TarInfo("x.rgb.png"), png(rgb(0))[:200], "truncated"),
-    (tarfile.TarInfo("x.rgb.png.zst"), b"not zstd", "unreadable"),
-    (tarfile.TarInfo("x.rgb.png.zst"), pa.compress(png(rgb(0)), "zstd", asbytes=True)[:300], "truncated"),
-    (tarfile.TarInfo("0.rgb.png"), png(rgb(0)), "repeated"),
-]
-
-
-@pytest.mark.parametrize(
-    ("header", "content", "reason"),
-    HOSTILE,
-    ids=[f"{reason}-{header.name!a}" for header, _, reason in HOSTILE],
-)
-def test_hostile_member_is_refused_for_its_reason_and_its_neighbours_are_not(
-    tmp_path: Path, header: tarfile.TarInfo, content: bytes, reason: str
-) -> None:
-    catalogue = opened(source(with_header(tmp_path, header, content)))
-    found = refusals(catalogue)
-    assert list(found.values()) == [reason]
-    good = [item for item in loaded(catalogue) if isinstance(item, Sample)]
-    if header.name != "0.rgb.png":
-        check(good[0], 0)
-    check(good[-1], 1)
-    assert sorted(tmp_path.rglob("*")) == [tmp_path / "a.tar"]
-
-
-def test_array_that_claims_to_be_huge_is_refused_before_it_is_made(
-    tmp_path: Path,
-) -> None:
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (100000, 100000), }".ljust(117) + b"\n"
-    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
-    catalogue = opened(source(with_header(tmp_path, tarfile.TarInfo("x.depth.npy"), content)))
-    assert refusals(catalogue) == {"x": "too_large"}
-
-
-def test_zst_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.sources.unpacked.MOST_BYTES", 1 << 20)
-    bomb = pa.compress(bytes(1 << 26), "zstd", asbytes=True)
-    assert len(bomb) < 10_000
-    catalogue = opened(source(with_header(tmp_path, tarfile.TarInfo("x.rgb.png.zst"), bomb)))
-    tracemalloc.start()
-    assert refusals(catalogue) == {"x": "too_large"}
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert most < 1 << 24
-
-
-def test_member_that_is_too_large_is_refused_without_being_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.data.sources.tar_load.MOST_BYTES", 300_000)
-    catalogue = opened(source(with_header(tmp_path, tarfile.TarInfo("x.rgb.png"), bytes(400_000))))
-    asked = reads(monkeypatch)
-    assert refusals(catalogue) == {"x": "too_large"}
-    assert all(end - start < 400_000 for _, start, end in asked)
-
-
-def test_tar_that_was_cut_off_keeps_what_came_before(tmp_path: Path) -> None:
-    write_tars(tmp_path)
-    whole = (tmp_path / "part-000.tar").read_bytes()
-    at = whole.index(b"room/0001.seg.png")
-    (tmp_path / "part-000.tar").write_bytes(whole[: at + 600])
-    catalogue = opened(source(tmp_path))
-    assert refusals(catalogue) == {"room/0001": "truncated"}
-    check(only(catalogue), 0)
-    (tmp_path / "part-000.tar").write_bytes(whole[: at + 300])
-    assert refusals(opened(source(tmp_path))) == {"part-000.tar": "damaged_tar"}
-
-
-def test_tar_that_is_no_tar_is_refused_by_name_and_the_others_are_read(tmp_path: Path) -> None:
-    write_tars(tmp_path)
-    (tmp_path / "a.tar").write_bytes(b"<html>404</html>" * 100)
-    (tmp_path / "b.tar").write_bytes(b"")
-    (tmp_path / "c.tar").write_bytes(b"\x1f\x8b\x08" + bytes(600))
-    catalogue = opened(source(tmp_path))
-    found = {item.origin: item.detail for item in loaded(catalogue) if not isinstance(item, Sample)}
-    assert found["a.tar"].startswith("a.tar has no header at byte 0")
-    assert found["b.tar"] == "b.tar is empty"
-    assert found["c.tar"] == "c.tar is compressed with gzip, so nothing in it can be found; unpack it"
-    assert len(loaded(catalogue)) == 9
-
-
 def test_old_and_long_names_are_read_as_the_library_reads_them(tmp_path: Path) -> None:
     for number, form in enumerate((tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT)):
         long = "/".join(["a" * 60] * (2 if form == tarfile.USTAR_FORMAT else 5))
@@ -347,100 +192,3 @@ def test_old_and_long_names_are_read_as_the_library_reads_them(tmp_path: Path) -
         check(sample, number)
         assert isinstance(sample, Sample)
         assert sample.origin.endswith(f"/é{number}")
-
-
-def test_extended_header_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
-    header = tarfile.TarInfo("././@PaxHeader")
-    header.type, header.size = tarfile.XHDTYPE, 1 << 30
-    write(tmp_path / "a.tar", header.tobuf(tarfile.USTAR_FORMAT) + bytes(2048))
-    write_tars(tmp_path)
-    catalogue = opened(source(tmp_path))
-    (found,) = [item for item in loaded(catalogue) if not isinstance(item, Sample)]
-    assert (found.reason, found.origin) == ("damaged_tar", "a.tar")
-    assert "an extended header of 1,073,741,824 bytes" in found.detail
-
-
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
-    """What is read from here on, as (name, start, end)."""
-    asked = []
-    original = Storage.read
-
-    def read(self: Storage, name: str, start: int, end: int) -> bytes:
-        asked.append((name, start, end))
-        return original(self, name, start, end)
-
-    monkeypatch.setattr(Storage, "read", read)
-    return asked
-
-
-def test_chunk_is_read_at_once_and_nothing_else_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_tars(tmp_path, tars=2, samples=40)
-    catalogue = opened(source(tmp_path))
-    asked = reads(monkeypatch)
-    some = catalogue.entries[10:14]
-    for number, sample in enumerate(catalogue.load(some), start=10):
-        check(sample, number)
-    size = sum(len(content) for number in range(10, 14) for content in members(number).values())
-    ((name, start, end),) = asked
-    assert name == "part-000.tar"
-    assert end - start < size + 12 * 1600
-    asked.clear()
-    assert len(list(catalogue.load(catalogue.entries[38:42]))) == 4
-    assert [name for name, _, _ in asked] == ["part-000.tar", "part-001.tar"]
-
-
-def test_reading_is_divided_where_memory_would_not_be_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.data.sources.tar_load._AT_ONCE_BYTES", 20_000)
-    catalogue = opened(source(write_tars(tmp_path, samples=20)))
-    asked = reads(monkeypatch)
-    for number, sample in enumerate(loaded(catalogue)):
-        check(sample, number)
-    assert len(asked) > 4
-    assert all(end - start < 40_000 for _, start, end in asked)
-
-
-def test_scanning_keeps_less_than_150_bytes_per_sample(tmp_path: Path) -> None:
-    count = 400
-    blocks = []
-    for number in range(count):
-        for ending in ("rgb.png", "depth.png", "seg.png"):
-            header = tarfile.TarInfo(f"kitchen/{number:08d}.{ending}")
-            header.size = 10
-            blocks.append(header.tobuf(tarfile.USTAR_FORMAT) + bytes(512))
-    write(tmp_path / "a.tar", b"".join(blocks) + bytes(1024))
-    tracemalloc.start()
-    catalogue = opened(source(tmp_path))
-    kept, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(catalogue.entries) == count
-    assert kept < 150 * count + 100_000
-
-
-def test_entries_of_a_large_index_are_columns_not_objects() -> None:
-    count = 200_000
-    names = Names.of(f"kitchen/{number:08d}" for number in range(count))
-    column = Places(
-        np.zeros(count, np.int32), np.arange(count) * 1000, np.full(count, 900), np.zeros(count, np.int8)
-    )
-    series = Series(
-        names.names, np.zeros(count, np.int32), dict.fromkeys(("rgb", "depth", "seg"), column),
-        np.full(count, -1, np.int16), (), Counter(),
-    )  # fmt: skip
-    index = TarIndex(names, series, {"rgb": ("png",), "depth": ("png",), "seg": ("png",)})
-    size = names.names.nbytes + names.keys.nbytes + series.file.nbytes + series.trouble.nbytes
-    size += 3 * sum(part.nbytes for part in (column.tar, column.offset, column.size, column.ending))
-    assert size / count < 130
-    entries = Rows(count, index.entry)
-    assert str(entries[123_456]) == "kitchen/00123456"
-    assert entries[-1].places["depth"].offset == (count - 1) * 1000
-    assert [str(entry) for entry in entries[5:7]] == ["kitchen/00000005", "kitchen/00000006"]
-    assert len(pickle.dumps(entries[:32])) < 32 * 400
-
-
-def test_load_and_entries_travel_to_other_processes(tmp_path: Path) -> None:
-    catalogue = opened(source(write_tars(tmp_path)))
-    load, entries = pickle.loads(pickle.dumps((catalogue.load, catalogue.entries[1:3])))
-    for number, sample in enumerate(load(entries), start=1):
-        check(sample, number)
