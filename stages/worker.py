@@ -134,12 +134,19 @@ def _judge(code: int, job: Job) -> int:
 
 
 def _is_complete(job: Job) -> bool:
-    """Whether the stage is done: its directory was moved in place, or says so itself."""
+    """Whether the stage is done: its directory was moved in place, or says so itself.
+
+    A directory that does not show is no proof: a network file system may show it late, and an older result
+    of the same key be where it will be moved to. Listing its parent makes it look afresh.
+    """
     for directory in (job.place.working, job.place.final):
-        with contextlib.suppress(InputError):
-            record = read_record(directory)
-            if record is not None:
-                return record.state == "complete" and record.key == job.record.key
+        with contextlib.suppress(OSError):
+            os.listdir(directory.parent)  # noqa: PTH208 (for its effect)
+        if directory.is_dir():
+            with contextlib.suppress(InputError):
+                record = read_record(directory)
+                return record is not None and record.state == "complete" and record.key == job.record.key
+            return False
     return False
 
 
@@ -159,6 +166,7 @@ def _work(job: Job, run: StageRun) -> int:
         progress=progress,
         stop_requested=stop,
         peer_failure=lambda: _failure(job),
+        is_over=lambda: _is_complete(job),
     )
     try:
         if world.is_main:

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 
 from pipeline.durable import write_bytes
-from pipeline.errors import InputError, Overtaken, PeerFailed
+from pipeline.errors import Overtaken, PeerFailed
 from pipeline.models.prior import LatentPrior, prior_of, prior_tensors
-from pipeline.orchestration.ledger import PARTS, RECORD, read_record
+from pipeline.orchestration.ledger import PARTS, RECORD
 from pipeline.orchestration.stage import Context
 
 Result = Mapping[str, np.ndarray]
@@ -37,6 +37,9 @@ DIGEST_BYTES = 32
 
 SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.02, 1.0
 """Between two looks at what the other processes have finished; a wait begins with the shortest."""
+
+UNSEEN_S = 60.0
+"""As long NFS may go on saying that a directory is not there, unless it is told otherwise when mounted."""
 
 GRACE_S = 30.0
 """How long another process's failure must stand before we end: the launcher ends us sooner, and a process
@@ -144,23 +147,26 @@ class Shares:
     def _place(self, task: Task) -> Path:
         """The directory of a task's parts, made by everyone.
 
-        A name once looked for in vain stays unseen for a while on network file systems.
+        A name once looked for in vain stays unseen for a while on network file systems, and so may the
+        stage's own directory, which the first process made a moment ago.
 
         Raises:
             FileNotFoundError: If the stage's directory is lost.
             Overtaken: If the stage is over.
         """
-        place = self._directory / task.folder
-        if self._is_over():
-            raise Overtaken
-        try:
-            self._directory.mkdir(exist_ok=True)
-            place.mkdir(exist_ok=True)
-        except FileNotFoundError:
+        place, until_s = self._directory / task.folder, time.monotonic() + UNSEEN_S
+        while True:
             if self._is_over():
-                raise Overtaken from None
-            raise
-        return place
+                raise Overtaken
+            try:
+                self._directory.mkdir(exist_ok=True)
+                place.mkdir(exist_ok=True)
+            except FileNotFoundError:
+                if self._context.world.is_main or time.monotonic() > until_s:
+                    raise
+                time.sleep(SHORTEST_LOOK_S)
+            else:
+                return place
 
     def _await(self, task: Task, number: int) -> set[int]:
         """Wait for a part; the numbers of all that are there.
@@ -200,16 +206,7 @@ class Shares:
 
     def _is_over(self) -> bool:
         """Whether the first process has everything and needs us no more."""
-        directory = self._context.directory
-        if self._context.world.is_main:
-            return False
-        if not directory.is_dir():
-            return True
-        try:
-            record = read_record(directory)
-        except InputError:
-            return False
-        return record is not None and record.state == "complete"
+        return not self._context.world.is_main and self._context.is_over()
 
 
 def cut(length: int, size: int) -> list[slice]:

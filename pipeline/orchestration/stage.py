@@ -45,6 +45,7 @@ class Context:
             from outside and start anew next time.
         peer_failure: Why another process of the stage failed; None as long as none did. For stages
             whose processes wait for each other's files.
+        is_over: Whether the ledger says that the stage is complete, so that nobody is needed any more.
     """
 
     run_name: str
@@ -56,6 +57,7 @@ class Context:
     progress: Progress
     stop_requested: Callable[[], bool] = lambda: False
     peer_failure: Callable[[], str | None] = lambda: None
+    is_over: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)

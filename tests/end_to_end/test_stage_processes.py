@@ -6,7 +6,9 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 
+import numpy as np
 import pytest
 from squares import context, digests
 from stage_processes import FAILED, STAGES, parts, prepare, quick_features, run, start
@@ -83,8 +85,25 @@ def test_a_process_that_comes_too_late_has_nothing_to_do(
     own = context(directory.with_name("gone"), inputs, world=World(1, 2))
     own.directory.rmdir()  # the first process has moved it in place
     with pytest.raises(Overtaken):
-        STAGES[stage](own)
+        STAGES[stage](replace(own, is_over=lambda: True))
     assert not own.directory.exists()
+
+
+def test_a_directory_that_shows_late_is_waited_for(
+    tmp_path: Path, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = context(tmp_path / "stage", inputs, world=World(1, 2))
+    own.directory.rmdir()
+    show = Timer(0.3, own.directory.mkdir)
+    show.start()
+    task = Task("alone", [1, 1], lambda number: {"number": np.array(number)})
+    Shares(own).make(task)
+    show.join()
+    assert [path.stem for path in own.directory.rglob("*.part")] == ["000001"]
+    shutil.rmtree(own.directory)
+    monkeypatch.setattr(shares, "UNSEEN_S", 0.1)
+    with pytest.raises(FileNotFoundError):
+        Shares(own).make(task)
 
 
 def test_who_waits_for_a_process_that_failed_is_told(

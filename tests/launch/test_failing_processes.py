@@ -1,11 +1,13 @@
 """What several processes have to say about the same failure is said once."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import InputError
 from pipeline.orchestration.job import Job
+from pipeline.orchestration.ledger import write_record
 from pipeline.orchestration.processes import FAILED_ELSEWHERE
 from pipeline.orchestration.stage import World
 from stages import worker
@@ -42,3 +44,22 @@ def test_who_fails_alike_after_another_is_silent_and_who_fails_otherwise_is_not(
     assert worker._failure(job) == "no labels"  # the cause, not what it led to
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert fails(0, "no labels") == (2, "triptych: shard: no labels\n")
+
+
+def test_a_stage_is_complete_when_its_own_directory_says_so_not_when_it_does_not_show(run: Run) -> None:
+    step, record = run.begin("shard")
+    place = step.place
+    assert place is not None
+    job = Job({}, run.root, place, record, {}, Path("progress.json"))
+    assert not worker._is_complete(job)
+    away = place.working.with_name("away")
+    place.working.rename(away)
+    assert not worker._is_complete(job), "shown late, or lost"
+    away.rename(place.working)
+    run.finish("shard")
+    assert worker._is_complete(job)
+    shutil.copytree(place.final, place.working)  # made once more, since that was forced
+    (place.working / "stage.json").unlink()
+    assert not worker._is_complete(job), "the record shows late"
+    write_record(place.working, record)
+    assert not worker._is_complete(job)
