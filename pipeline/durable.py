@@ -1,11 +1,15 @@
 """Files that survive a crash: whole or not at all, and on the disk when we say so."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+ABANDONED_S = 3600.0
+"""Longer than anybody takes to write a small file."""
 
 
 @contextmanager
@@ -50,8 +54,29 @@ def remove_unfinished(directory: Path) -> None:
     Nobody else may be writing there.
     """
     for path in directory.rglob(".*.tmp"):
-        if path.suffixes[-2:-1] and path.suffixes[-2][1:].isdecimal():
+        if _is_ours(path):
             path.unlink(missing_ok=True)
+
+
+def remove_abandoned(directory: Path, written: Path) -> None:
+    """Remove from a directory, though others may write there, what nobody can be writing any more.
+
+    A process number says nothing about other machines' processes, and their clocks may differ from ours. So
+    a file must be an hour older than one that was written just now, by the file system's own clock.
+
+    Args:
+        directory: Where to look; not in what lies under it.
+        written: A file that was written just now.
+    """
+    with contextlib.suppress(OSError):  # untidy, but harmless
+        now_s = written.stat().st_mtime
+        for path in directory.glob(".*.tmp"):
+            if _is_ours(path) and path.lstat().st_mtime < now_s - ABANDONED_S:
+                path.unlink(missing_ok=True)
+
+
+def _is_ours(path: Path) -> bool:
+    return bool(path.suffixes[-2:-1]) and path.suffixes[-2][1:].isdecimal()
 
 
 def sync_directory(directory: Path) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.config import Config, resolved_yaml
-from pipeline.durable import write_text
+from pipeline.durable import remove_abandoned, write_text
 from pipeline.errors import InputError, Interrupted, command_name
 from pipeline.orchestration.execution import (
     UPLOAD_TIMEOUT_S,
@@ -64,6 +64,7 @@ def run(config: Config, origin: Origin, root: Path, selection: Selection, launch
         refuse_other_config(directory, origin, steps)
         _refuse_blocked(steps, origin)
         write_text(directory / "config.yaml", resolved_yaml(config))
+        remove_abandoned(directory, directory / "config.yaml")
         write_origin(directory, origin)
         missing = partial(missing_text, config, origin, selection, launch, directory)
         crew = Crew(launch, interruption, lead, missing)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import durable
+from pipeline.durable import remove_abandoned
 from pipeline.errors import InputError
 from pipeline.orchestration import ledger
 from pipeline.orchestration.ledger import PARTS, begin, commit, read_record
@@ -210,3 +211,16 @@ def test_what_a_kill_left_half_written_is_no_part_of_the_result(run: Run) -> Non
     done = read_record(step.place.final)
     assert done is not None
     assert set(done.files) == {"result.txt", "metrics.json", ".notes.tmp"}
+
+
+def test_what_a_kill_left_of_an_atomic_write_goes_once_nobody_can_be_writing_it(tmp_path: Path) -> None:
+    now = tmp_path / "config.yaml"
+    now.write_text("")
+    left, fresh, foreign = (tmp_path / name for name in (".job.json.41.tmp", ".run.json.42.tmp", ".a.tmp"))
+    below = tmp_path / "train" / ".stage.json.41.tmp"
+    below.parent.mkdir()
+    for path, age_s in ((left, 3700), (fresh, 3500), (foreign, 99999), (below, 99999)):
+        path.write_text("{")
+        os.utime(path, (0, now.stat().st_mtime - age_s))
+    remove_abandoned(tmp_path, now)
+    assert [path.exists() for path in (left, fresh, foreign, below)] == [False, True, True, True]

@@ -36,10 +36,14 @@ def test_run_twice_does_everything_once(terminal: Terminal) -> None:
     assert record(terminal, "shard")["outputs"] == {
         "dataset": f"datasets/{str(record(terminal, 'shard')['key'])[:16]}"
     }
+    left = terminal.directory / "runs/tiny/.job.json.77.tmp"  # by a kill, long ago
+    left.write_text("{")
+    os.utime(left, (0, 0))
     second = terminal.type("run", "tiny.yaml")
     assert second.returncode == 0
     assert second.stderr.count("skip (complete)") == 6
     assert second.stdout == first.stdout
+    assert not left.exists()
 
 
 @pytest.mark.slow
