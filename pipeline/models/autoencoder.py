@@ -20,7 +20,7 @@ from pipeline.models.gaussian import Gaussian
 from pipeline.models.implicit import ImplicitPosterior
 from pipeline.models.inversion import inverted_posterior
 from pipeline.models.joint import JointEncoder
-from pipeline.models.networks import build_decoder, build_encoder
+from pipeline.models.networks import build_decoders, build_encoders
 from pipeline.models.posterior import (
     LOGVAR_RANGE,
     POINT_LOGVAR,
@@ -73,18 +73,21 @@ class SharedLatentAutoencoder(nn.Module):
         )
         self.units = units_of(info, objective.depth.space)
         self.scale_floor = {"rgb": objective.rgb.scale_floor, "depth": objective.depth.scale_floor}
-        self._build_networks(config)
+        with_encoders = self.posterior_kind != "none"
+        inputs = self.input_channels if with_encoders else {}
+        self.encoders = build_encoders(config, inputs, self.private, self.image_size)
+        outputs = {name: self.units.decoded_channels(name) for name in self.modalities}
+        self.decoders = build_decoders(config, outputs, self.private, self.image_size)
         self.log_scales = nn.ParameterDict({
             name: nn.Parameter(torch.tensor(math.log(INITIAL_SCALE[name])))
             for name in info.modalities
             if name in INITIAL_SCALE
         })
-        if self.posterior_kind == "none":
+        if not with_encoders:
             self.log_scales.requires_grad_(False)  # no likelihood trains them
         self.rgb_is_share = objective.rgb.density == "bce"
         if self.rgb_is_share and "rgb" in self.log_scales:
             self.log_scales["rgb"].requires_grad_(False)
-        with_encoders = self.posterior_kind != "none"
         self.joint = (
             JointEncoder(len(self.modalities), 2 * self.latent, config.joint_pool)
             if with_encoders and self.fusion == "joint"
@@ -93,26 +96,8 @@ class SharedLatentAutoencoder(nn.Module):
         self.implicit = (
             ImplicitPosterior(2 * self.latent, self.latent) if self.posterior_kind == "implicit" else None
         )
-        self.log_auxiliary = nn.ParameterDict(
-            {name: nn.Parameter(torch.zeros(width)) for name, width in self.private.items()}
-            if self.fusion == "mmvaeplus"
-            else {}
-        )
-
-    def _build_networks(self, config: Model) -> None:
-        size, classes = self.image_size, len(self.class_names)
-        inputs, outputs = self.input_channels, {"rgb": 3, "depth": 1, "seg": classes}
-        encoded = self.modalities if self.posterior_kind != "none" else ()
-        self.encoders = nn.ModuleDict({
-            name: build_encoder(
-                config, inputs[name], size, self.latent, self.private.get(name, 0), statistics=2
-            )
-            for name in encoded
-        })
-        self.decoders = nn.ModuleDict({
-            name: build_decoder(config, config.latent, self.private.get(name, 0), outputs[name], size)
-            for name in self.modalities
-        })
+        auxiliary = self.private if self.fusion == "mmvaeplus" else {}
+        self.log_auxiliary = nn.ParameterDict({n: nn.Parameter(torch.zeros(w)) for n, w in auxiliary.items()})
 
     def forward(
         self, batch: Batch, given: Bool[Tensor, "modality rows"], noise: Noise, prior: Noise | None = None

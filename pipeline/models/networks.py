@@ -4,6 +4,8 @@ Every network is fully described by the config, the numbers of channels and the 
 number when it runs, and, but for `norm: batch`, never mixes rows.
 """
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from pipeline.config.model import Model
@@ -88,6 +90,34 @@ def build_decoder(
             return ResidualDecoder(latents, channels, image_size, config.width, config.norm, config.dropout)
         case "plain":
             return PlainDecoder(latents, channels, image_size, config.width, config.norm, config.dropout)
+
+
+def build_encoders(
+    config: Model, channels: Mapping[str, int], private: Mapping[str, int], image_size: int
+) -> nn.ModuleDict:
+    """An encoder for each modality that has channels: mean and log-variance, shared then private.
+
+    Raises:
+        InputError: If the network cannot have such images or latents.
+    """
+    return nn.ModuleDict({
+        name: build_encoder(config, width, image_size, config.latent_size, private.get(name, 0), statistics=2)
+        for name, width in channels.items()
+    })
+
+
+def build_decoders(
+    config: Model, channels: Mapping[str, int], private: Mapping[str, int], image_size: int
+) -> nn.ModuleDict:
+    """A decoder for each modality that has channels, from the shared latent and its private one.
+
+    Raises:
+        InputError: If the network cannot have such images or latents.
+    """
+    return nn.ModuleDict({
+        name: build_decoder(config, config.latent, private.get(name, 0), width, image_size)
+        for name, width in channels.items()
+    })
 
 
 def refuse_batch_norm(config: Model, *, processes: int, passes: int) -> None:

@@ -49,6 +49,10 @@ class Units:
         """Of `network_input`: depth comes with its validity, labels one-hot."""
         return {"rgb": 3, "depth": 2, "seg": self.classes}[name]
 
+    def decoded_channels(self, name: str) -> int:
+        """Of `Decoded`: labels have a logit each."""
+        return {"rgb": 3, "depth": 1, "seg": self.classes}[name]
+
     def network_input(
         self, name: str, modality: ModalityBatch, dtype: torch.dtype
     ) -> Float[Tensor, "batch channel height width"]:
