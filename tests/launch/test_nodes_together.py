@@ -82,7 +82,7 @@ def test_both_work_on_every_stage_and_end_with_0(terminal: Terminal, pair: Pair)
     assert record(terminal)["execution"] == {"processes": 2, "threads": 1}
     assert (terminal.directory / "runs/tiny/train.helped-by-1").exists()
     assert (terminal.directory / "runs/datasets/shard.helped-by-1").exists()
-    assert not list((terminal.directory / "runs/tiny/.nodes").glob("node*"))
+    assert not list((terminal.directory / "runs/tiny/.nodes").glob("node*.json"))
     terminal.await_no_process()
 
 
@@ -140,7 +140,7 @@ def test_machine_that_never_comes_back_is_named_and_fewer_go_on(terminal: Termin
     assert code == 1
     assert "triptych: node 1 (" in said
     assert "did not come within 20 s" in said
-    typed = "NNODES=1 triptych run tiny.yaml --nproc 1"
+    typed = "NNODES=1 triptych run tiny.yaml --until train --nproc 1"
     assert f"    {typed}\n" in said
     assert record(terminal)["state"] == "failed"
     terminal.await_no_process()
