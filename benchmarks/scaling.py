@@ -5,8 +5,9 @@
 - Processes: the default model, 64 px, one thread each, float32, the same global batch of random scenes.
   One process and two (gloo) take turns, round after round, each in its own world that waits between turns;
   medians count. `of twice` is the two processes' samples/s over twice the one's; samples per CPU-second do
-  not depend on what else runs on the machine. `halves` are two processes that train apart on half the batch
-  each: what two cores of this machine give at best, memory and clock shared.
+  not depend on what else runs on the machine. `wide` is two processes with as many rows each as the one
+  has. `halves` are two processes that train apart on half the batch each: what two cores of this machine
+  give at best, memory and clock shared.
 - Sharding: two processes that hold a wider model each, and two that divide it (`train.sharding: full`), in
   turns likewise; what a process holds of weights, average, moments and gradients, and its memory.
 - Overhead: the train stage under its supervisor, `train.log_samples`, `checkpoint_samples` and MLflow as in
@@ -76,6 +77,7 @@ def processes(batch: int, updates: int, rounds: int) -> dict[str, Any]:
     worlds = {
         "one": World([(0, 1)], batch),
         "two": World([(0, 2), (1, 2)], batch),
+        "wide": World([(0, 2), (1, 2)], 2 * batch),
         "halves": World([(0, 1), (0, 1)], batch // 2),
     }
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in worlds}
@@ -83,7 +85,8 @@ def processes(batch: int, updates: int, rounds: int) -> dict[str, Any]:
         for name, world in worlds.items():
             seconds, cpu, *_ = world.turn(updates)
             if number:  # the first is to warm up
-                turns[name].append((batch * updates / seconds, batch * updates / cpu))
+                samples = updates * (2 * batch if name == "wide" else batch)
+                turns[name].append((samples / seconds, samples / cpu))
     for world in worlds.values():
         world.end()
     rates = {
