@@ -16,8 +16,9 @@ from pipeline.orchestration.stage import StageName
 HISTORY = "history.jsonl"
 TRAVERSAL = "traversal"
 PICTURES_CARD = "at a glance"
-THUMBNAIL_PIXELS = 256
 """Section of the picture grids on a run's page; sections are sorted, and this comes before all metrics."""
+
+THUMBNAIL_PIXELS = 256
 
 
 @dataclass(frozen=True)
