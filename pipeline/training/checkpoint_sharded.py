@@ -64,13 +64,14 @@ def read_parts(directory: Path, state: TrainingState) -> None:
         ValueError: If the checkpoint is of another model.
     """
     from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict_loader import load
+
+    from pipeline.training.checkpoint_reader import Reader
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # as is asked for
         try:
-            load(tensors_of(state), storage_reader=FileSystemReader(directory), no_dist=True)
+            load(tensors_of(state), storage_reader=Reader(directory), no_dist=True)
         except CheckpointException as error:
             raise ValueError(_first(error)) from error
 

@@ -148,7 +148,7 @@ def test_dry_run_shows_each_machines_command_and_what_torchrun_is_told(
 def test_commands_of_a_dry_run_ask_for_what_it_was_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in {**SET, "RDZV_TIMEOUT": "90", "RDZV_ID": "job-7"}.items():
+    for name, value in {**SET, "RDZV_TIMEOUT": "90", "RDZV_ID": "job-7", "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     asked = ["--set", "train.batch=32", "--root", "my runs", "--from", "shard", "--until", "train"]
     asked += ["--force", "train", "--wait", "--nproc", "1"]

@@ -16,6 +16,7 @@ from pipeline.models.autoencoder import build_autoencoder
 from pipeline.models.pretrained import weight_bytes
 from pipeline.training import checkpoint, checkpoint_files
 from pipeline.training.checkpoint import TrainingState, resume, save_checkpoint
+from pipeline.training.checkpoint_files import Keep, write_checkpoint
 from pipeline.training.history import Interval
 from pipeline.training.update import make_optimizer
 
@@ -153,5 +154,6 @@ def test_an_optimizer_file_cannot_run_code(tmp_path: Path) -> None:
     files = dict(checkpoint.take_snapshot(state).files())
     hostile = io.BytesIO()
     torch.save({"state": pytest.fail}, hostile)
+    write_checkpoint(tmp_path, 64, {**files, "optimizer.pt": hostile.getvalue()}.items(), Keep(1))
     with pytest.raises(pickle.UnpicklingError):
-        checkpoint._restore(make_state(), {**files, "optimizer.pt": hostile.getvalue()})
+        resume(tmp_path, make_state(), pytest.fail)

@@ -1,6 +1,7 @@
 """Weights divided among processes (`train.sharding: full`): the same model, resumed in any number of them."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,10 +12,13 @@ import torch
 from processes_together import finish, places, succeed
 from safetensors.torch import load_file
 from test_checkpoint import make_state
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from pipeline.errors import InputError
 from pipeline.training import checkpoint, sharding
 from pipeline.training.checkpoint import resume, save_checkpoint
+from pipeline.training.checkpoint_sharded import read_parts, tensors_of
 from pipeline.training.peers import Peers
 
 pytestmark = pytest.mark.slow
@@ -171,3 +175,16 @@ def test_one_process_has_nothing_to_divide(dataset: Path, tmp_path: Path) -> Non
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"shape \(3,\), expected \(2,\)"):
         sharding.fill(torch.zeros(2), torch.zeros(3))
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_what_describes_the_parts_cannot_run_code(tmp_path: Path) -> None:
+    state = make_state()
+    tensors = tensors_of(state)
+    save(dict(tensors), storage_writer=FileSystemWriter(tmp_path), no_dist=True)
+    other = make_state(seed=1)
+    read_parts(tmp_path, other)
+    torch.testing.assert_close(tensors_of(other), tensors, rtol=0, atol=0)
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(pytest.fail))
+    with pytest.raises(ValueError, match=r"\.metadata names .*, which describes no tensor"):
+        read_parts(tmp_path, other)
