@@ -26,6 +26,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from chaos_checks import differences
@@ -67,19 +69,28 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--out", type=Path, default=Path("chaos"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for the runs, kept (default: a temporary one, kept if something differs)",
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     started_s = time.monotonic()
     tally = Tally(arguments.seed, arguments.json)
-    torment(arguments.out, arguments.kills, arguments.processes, tally)
+    out = arguments.out or Path(mkdtemp(prefix="triptych-chaos-"))
+    torment(out, arguments.kills, arguments.processes, tally)
     print(f"\n{where_table(tally.kills)}\n")
     print(f"{len(tally.kills)} kills in {len(tally.rounds)} rounds, {time.monotonic() - started_s:.0f} s")
     for problem in tally.problems:
         print(f"DIFFERS: {problem}")
-    if not tally.problems:
-        print("every result and every MLflow entry equals the uninterrupted run's")
-    return 1 if tally.problems else 0
+    if tally.problems:
+        print(f"the runs are in {out}")
+        return 1
+    print("every result and every MLflow entry equals the uninterrupted run's")
+    if not arguments.out:
+        rmtree(out)
+    return 0
 
 
 def torment(out: Path, kills: int, processes: Sequence[int], tally: Tally) -> None:
