@@ -31,6 +31,7 @@ from rooms_training import Setting, System, Trainee, keep, measure, read_results
 from torch import nn
 
 from pipeline.config.model import Model
+from pipeline.config.objective import Objective, RgbLikelihood
 from pipeline.config.training import Train
 from pipeline.data.batch import Batch
 from pipeline.data.loader.dataset import ShardedDataset
@@ -43,10 +44,19 @@ from pipeline.training.schedule import learning_rate_share, warm_up
 PLAIN = Model(network="plain", norm="none", width=32, latent=32)
 
 PEERS = {"multivae-mopoe": "MoPoE", "multivae-mvtcae": "MVTCAE"}
+BALANCED = Objective(rgb=RgbLikelihood(weight=3.0))
+"""RGB counts three times.
+
+A learned scale has to fit both RGB that was given and RGB that was not, whose colours nobody can know, so it
+ends near the latter's errors and weighs RGB's gradient down by their ratio.
+"""
+
 PRESETS = {
-    "triptych-mopoe": PLAIN,
-    "triptych-mvtcae": PLAIN.model_copy(update={"fusion": "mvtcae"}),
-    "triptych-default": Model(latent=PLAIN.latent),
+    "triptych-mopoe": System(PLAIN),
+    "triptych-mvtcae": System(PLAIN.model_copy(update={"fusion": "mvtcae"})),
+    "triptych-balanced": System(PLAIN, BALANCED),
+    "triptych-default": System(Model(latent=PLAIN.latent)),
+    "triptych-default-balanced": System(Model(latent=PLAIN.latent), BALANCED),
 }
 """This project's; those with the plain network get --norm."""
 
@@ -168,10 +178,10 @@ def build(training: Training, setting: PeerSetting, info: DatasetInfo) -> Traine
     if training.system in PEERS:
         assert training.scale is not None
         return peer(PEERS[training.system], training.scale, setting, info, training.seed)
-    config = PRESETS[training.system]
-    if config.network == "plain":
-        config = config.model_copy(update={"norm": setting.norm})
-    return triptych(System(config), setting, info, training.seed)
+    system = PRESETS[training.system]
+    if system.model.network == "plain":
+        system = replace(system, model=system.model.model_copy(update={"norm": setting.norm}))
+    return triptych(system, setting, info, training.seed)
 
 
 def peer(kind: str, scale: float, setting: PeerSetting, info: DatasetInfo, seed: int) -> Trainee:

@@ -27,6 +27,9 @@ from pipeline.models.variables import Decoded
 SLOPE = 0.2
 """Of the leaky ReLU below 0."""
 
+MOST_EMBEDDED = 8
+"""Features a patch is embedded into at most, in multiples of the width."""
+
 
 class Judgement(NamedTuple):
     """What a discriminator says of scenes.
@@ -42,6 +45,10 @@ class Judgement(NamedTuple):
 
 class SceneDiscriminator(nn.Module):
     """Embed patches, halve the map in residual steps down to 4 x 4.
+
+    A patch is embedded into as many features as it has values (up to 8 times the width). The embedding is
+    linear, so with fewer there are changes of a patch that no feature sees, and a generator leaves noise
+    in them that nothing ever corrects.
 
     One head judges patches, at an eighth of the resolution; another the whole scene. No normalisation:
     it would take the size of the logits away from the gradient penalties, and in a batch mix rows.
@@ -67,8 +74,9 @@ class SceneDiscriminator(nn.Module):
         head_bias: bool = True,
     ) -> None:
         super().__init__()
-        widths = stage_widths(image_size, width)
-        self.embed = nn.Linear(PATCH**2 * scene_channels(modalities, classes), widths[0])
+        values = PATCH**2 * scene_channels(modalities, classes)
+        widths = [min(values, MOST_EMBEDDED * width), *stage_widths(image_size, width)[1:]]
+        self.embed = nn.Linear(values, widths[0])
         self.halvings = nn.ModuleList(Halving(before, after) for before, after in pairwise(widths))
         self.patch_head = Head(widths[1], head_bias) if heads != "global" else None
         self.global_head = Head(SMALLEST**2 * widths[-1], head_bias) if heads != "patch" else None

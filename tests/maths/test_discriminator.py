@@ -162,6 +162,22 @@ def test_a_patch_is_judged_by_its_surroundings_alone() -> None:
     assert seen.sum() == 9
 
 
+def test_no_change_of_a_patch_escapes_it() -> None:
+    discriminator = build_discriminator(ImageAdversary(kind="image", width=16), make_model(), seed=0).double()
+    values = PATCH**2 * scene_channels(INFO.modalities, CLASSES)
+    assert torch.linalg.matrix_rank(discriminator.embed.weight) == values
+    scene = torch.zeros(1, SIZE // 4, SIZE // 4, values, dtype=torch.float64)
+    changed = scene.repeat(values, 1, 1, 1)
+    changed[:, 1, 2] = torch.eye(values, dtype=torch.float64)
+    judged = discriminator(changed).logits - discriminator(scene).logits
+    assert judged.abs().amax(dim=1).min() > 1e-6
+
+
+def test_features_of_a_patch_have_a_limit_however_many_classes() -> None:
+    discriminator = SceneDiscriminator(("rgb", "seg"), 200, 32, 8, "both")
+    assert discriminator.embed.weight.shape == (64, 16 * 203)
+
+
 def test_weights_depend_on_the_seed_alone() -> None:
     model = make_model()
     state = torch.get_rng_state()
