@@ -163,7 +163,7 @@ def test_a_patch_is_judged_by_its_surroundings_alone() -> None:
 
 
 def test_no_change_of_a_patch_escapes_it() -> None:
-    discriminator = build_discriminator(ImageAdversary(kind="image", width=16), make_model(), seed=0).double()
+    discriminator = build_discriminator(ImageAdversary(kind="image"), make_model(), seed=0).double()
     values = PATCH**2 * scene_channels(INFO.modalities, CLASSES)
     assert torch.linalg.matrix_rank(discriminator.embed.weight) == values
     scene = torch.zeros(1, SIZE // 4, SIZE // 4, values, dtype=torch.float64)
