@@ -190,10 +190,16 @@ def _wanted(stage: StageName, config: Config, before: dict[StageName, Step], roo
         inputs["files"] = files
     if stage == "train":
         inputs |= _mixed_digests(config) | _perceptual_digest(config)
-    version = VERSIONS[stage]
+    version = _version(stage, config)
     described = json.dumps([stage, version, values, inputs], sort_keys=True)
     key = hashlib.sha256(described.encode()).hexdigest()
     return Record(stage, "running", key, version, values, inputs)
+
+
+def _version(stage: StageName, config: Config) -> int:
+    """Of a stage's code; what judges images has changed once since training without it has."""
+    judged = stage == "train" and config.objective.adversary.kind == "image"
+    return VERSIONS[stage] + judged
 
 
 def _decisive(value: object) -> Any:

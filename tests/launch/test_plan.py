@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.orchestration import plan as orchestration_plan
 from pipeline.orchestration.ledger import read_record
 from tests.launch.conftest import Run
+
+JUDGED = "{kind: image, start_samples: 0, warmup_samples: 0, ramp_samples: 0}"
 
 
 def verbs(run: Run, *overrides: str) -> dict[str, str]:
@@ -54,6 +57,19 @@ def test_retrained_model_with_other_bytes_runs_what_read_it(run: Run) -> None:
     run.overrides = ["train.learning_rate=0.002"]
     run.finish("train")
     assert run.steps()["evaluate"].reason == "the trained model changed"
+
+
+@pytest.mark.parametrize(("adversary", "verb"), [("{kind: none}", "skip"), (JUDGED, "run")])
+def test_trainings_against_the_first_image_discriminator_are_made_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch, adversary: str, verb: str
+) -> None:
+    run.overrides = [f"objective.adversary={adversary}"]
+    with monkeypatch.context() as before:
+        before.setattr(orchestration_plan, "_version", lambda stage, _: orchestration_plan.VERSIONS[stage])
+        run.finish_all()
+    step = run.steps()["train"]
+    assert step.verb == verb
+    assert ("version of train: 1 -> 2" in step.reason) == (verb == "run")
 
 
 def test_long_lists_of_changes_are_cut(run: Run) -> None:
