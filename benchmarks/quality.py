@@ -4,12 +4,12 @@
                                  [--threads 1] [--json FILE] [--dry-run] [--overfit]
 
 Everybody gets the same rooms in the same order, the same split, optimiser (AdamW), schedules (learning rate,
-beta), average of weights and, but for the last system, the same network (`model.network: plain`); every
+beta), average of weights and, but for `triptych-default...`, the same network (`model.network: plain`); every
 direction is decoded from the mean of the posterior of what is given and scored by pipeline.metrics.fidelity.
 
 - `multivae-mopoe`, `multivae-mvtcae`: their own defaults (MVTCAE: alpha .1, beta 2.5), RGB normal, depth
   Laplace, both with each of --scales, labels categorical. In the table the best scale counts, cell by cell.
-- `triptych-...`: presets of this project, whose scales are learned.
+- `triptych-...`: presets of this project, whose scales are learned; with `balanced` RGB counts three times.
 
 DIR gets the rooms and one JSON file per training, `SYSTEM-seedN[-scaleS].json`. What is there is not trained
 again, so the whole can be run in pieces, also side by side. Peers that are not installed are left out;

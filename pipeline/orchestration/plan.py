@@ -197,7 +197,7 @@ def _wanted(stage: StageName, config: Config, before: dict[StageName, Step], roo
 
 
 def _version(stage: StageName, config: Config) -> int:
-    """Of a stage's code; what judges images has changed once since training without it has."""
+    """Of a stage's code. Training with an image adversary is one ahead: its discriminator changed alone."""
     judged = stage == "train" and config.objective.adversary.kind == "image"
     return VERSIONS[stage] + judged
 
